@@ -1,0 +1,1 @@
+//! Layer shapes shared by the benches.

@@ -1,0 +1,2 @@
+//! The `gable` command.
+fn main() {}

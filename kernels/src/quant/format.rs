@@ -1,0 +1,133 @@
+//! The element types of weight matrices, as they lie in files.
+//!
+//! A block format stores `block_len` consecutive values of a row in `block_bytes` bytes: small integers plus one
+//! or more scales. Rows are whole numbers of blocks, so a row starts on a block.
+
+/// Element type of a weight matrix, in its on-file layout.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[allow(non_camel_case_types)]
+#[non_exhaustive]
+pub enum Format {
+    /// IEEE binary32.
+    F32,
+    /// IEEE binary16.
+    F16,
+    /// The upper half of a binary32.
+    BF16,
+    /// 32 values: f16 `d`, 4-bit `q`; `w = d (q - 8)`.
+    Q4_0,
+    /// 32 values: f16 `d`, f16 `m`, 4-bit `q`; `w = d q + m`.
+    Q4_1,
+    /// 32 values: f16 `d`, 5-bit `q`; `w = d (q - 16)`.
+    Q5_0,
+    /// 32 values: f16 `d`, f16 `m`, 5-bit `q`; `w = d q + m`.
+    Q5_1,
+    /// 32 values: f16 `d`, signed 8-bit `q`; `w = d q`.
+    Q8_0,
+    /// 256 values in 8 sub-blocks of 32: f16 `d` and `dmin`, 6-bit scales and mins, 4-bit `q`.
+    Q4_K,
+    /// As [`Format::Q4_K`] with 5-bit `q`.
+    Q5_K,
+    /// 256 values in 16 sub-blocks of 16: f16 `d`, signed 8-bit scales, 6-bit `q`; `w = d s (q - 32)`.
+    Q6_K,
+}
+
+impl Format {
+    /// Every format that the kernels multiply with.
+    pub const ALL: [Format; 11] = [
+        Format::F32,
+        Format::F16,
+        Format::BF16,
+        Format::Q4_0,
+        Format::Q4_1,
+        Format::Q5_0,
+        Format::Q5_1,
+        Format::Q8_0,
+        Format::Q4_K,
+        Format::Q5_K,
+        Format::Q6_K,
+    ];
+
+    /// The format of a GGUF tensor type number, if it is one of ours.
+    pub fn from_gguf_id(id: u32) -> Option<Format> {
+        Format::ALL.into_iter().find(|f| f.gguf_id() == id)
+    }
+
+    /// The GGUF tensor type number.
+    pub fn gguf_id(self) -> u32 {
+        match self {
+            Format::F32 => 0,
+            Format::F16 => 1,
+            Format::Q4_0 => 2,
+            Format::Q4_1 => 3,
+            Format::Q5_0 => 6,
+            Format::Q5_1 => 7,
+            Format::Q8_0 => 8,
+            Format::Q4_K => 12,
+            Format::Q5_K => 13,
+            Format::Q6_K => 14,
+            Format::BF16 => 30,
+        }
+    }
+
+    /// The name used in files and tables, e.g. `Q4_K`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Format::F32 => "F32",
+            Format::F16 => "F16",
+            Format::BF16 => "BF16",
+            Format::Q4_0 => "Q4_0",
+            Format::Q4_1 => "Q4_1",
+            Format::Q5_0 => "Q5_0",
+            Format::Q5_1 => "Q5_1",
+            Format::Q8_0 => "Q8_0",
+            Format::Q4_K => "Q4_K",
+            Format::Q5_K => "Q5_K",
+            Format::Q6_K => "Q6_K",
+        }
+    }
+
+    /// Values per block; 1 for plain floats.
+    pub fn block_len(self) -> usize {
+        match self {
+            Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => 32,
+            Format::Q4_K | Format::Q5_K | Format::Q6_K => 256,
+        }
+    }
+
+    /// Bytes per block.
+    pub fn block_bytes(self) -> usize {
+        match self {
+            Format::F32 => 4,
+            Format::F16 | Format::BF16 => 2,
+            Format::Q4_0 => 18,
+            Format::Q4_1 => 20,
+            Format::Q5_0 => 22,
+            Format::Q5_1 => 24,
+            Format::Q8_0 => 34,
+            Format::Q4_K => 144,
+            Format::Q5_K => 176,
+            Format::Q6_K => 210,
+        }
+    }
+
+    /// Whether values are stored in blocks with shared scales.
+    pub fn is_block_quantized(self) -> bool {
+        self.block_len() > 1
+    }
+
+    /// Bytes of a row of `cols` values; `None` if `cols` is not a whole number of blocks or the size overflows.
+    pub fn row_bytes(self, cols: usize) -> Option<usize> {
+        if !cols.is_multiple_of(self.block_len()) {
+            return None;
+        }
+        (cols / self.block_len()).checked_mul(self.block_bytes())
+    }
+}
+
+impl std::fmt::Display for Format {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}

@@ -1,0 +1,5 @@
+//! Block formats: what they look like on file, and how rows are read from them.
+
+mod format;
+
+pub use format::Format;

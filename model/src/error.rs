@@ -1,0 +1,117 @@
+//! What can go wrong while a model is opened or run.
+
+use std::path::PathBuf;
+
+/// Why a model, tokenizer or template could not be loaded. Every variant names the object and what to do or what was found.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadError {
+    /// The operating system refused.
+    #[error("{path}: {source}")]
+    Io {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// The file is no model of a kind that is read here.
+    #[error("{path}: {reason}")]
+    NotAModel {
+        /// The file.
+        path: PathBuf,
+        /// What it looks like, and what to do.
+        reason: String,
+    },
+    /// The header breaks the format's rules.
+    #[error("byte {offset}: {reason}")]
+    Header {
+        /// Where in the file.
+        offset: u64,
+        /// What is wrong, with both values.
+        reason: String,
+    },
+    /// A metadata key is absent, of another type or out of range.
+    #[error("metadata key {key:?}: {reason}")]
+    Metadata {
+        /// The key.
+        key: String,
+        /// What is wrong, with both values.
+        reason: String,
+    },
+    /// A tensor that the architecture needs is not in the file.
+    #[error("tensor {name:?} is missing")]
+    MissingTensor {
+        /// The tensor.
+        name: String,
+    },
+    /// A tensor's shape, type or place in the file is not what it must be.
+    #[error("tensor {name:?}: {reason}")]
+    Tensor {
+        /// The tensor.
+        name: String,
+        /// What is wrong, with both values.
+        reason: String,
+    },
+    /// Something this version does not implement, named, with a list of what it does.
+    #[error("{what} {found:?} is not supported; supported: {supported}")]
+    Unsupported {
+        /// Kind of thing: `architecture`, `tensor type`, `pre-tokenizer`.
+        what: &'static str,
+        /// What the file asks for.
+        found: String,
+        /// What there is.
+        supported: String,
+    },
+    /// The tokenizer's data contradict themselves.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
+    /// The chat template does not compile.
+    #[error("chat template: {0}")]
+    Template(String),
+}
+
+/// Why a forward pass, a generation or a rendering stopped.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RunError {
+    /// More positions than the session has room for.
+    #[error(
+        "{needed} tokens do not fit into a context of {max}; shorten the prompt or raise the context size"
+    )]
+    ContextFull {
+        /// Positions in all.
+        needed: usize,
+        /// The session's limit.
+        max: usize,
+    },
+    /// An id beyond the vocabulary.
+    #[error("token id {id} is outside the vocabulary of {vocab_size}")]
+    TokenOutOfRange {
+        /// The id.
+        id: u32,
+        /// Entries in the vocabulary.
+        vocab_size: usize,
+    },
+    /// Logits that cannot be sampled from.
+    #[error("logits hold a NaN at token {id}; the weights or the input are damaged")]
+    NanLogits {
+        /// First such token.
+        id: u32,
+    },
+    /// An option outside its range.
+    #[error("{name} is {found}; allowed: {allowed}")]
+    Option {
+        /// The option.
+        name: &'static str,
+        /// What was given.
+        found: String,
+        /// What is accepted.
+        allowed: &'static str,
+    },
+    /// A chat template failed while rendering.
+    #[error("chat template: {0}")]
+    Template(String),
+    /// A kernel refused its arguments.
+    #[error(transparent)]
+    Kernel(#[from] gable_kernels::KernelError),
+}
