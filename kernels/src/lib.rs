@@ -3,6 +3,15 @@
 
 pub mod error;
 pub mod isa;
+pub mod matrix;
+#[allow(unsafe_code)]
+pub mod pool;
 pub mod quant;
+mod simd;
+mod softmax;
+mod table;
 
 pub use error::KernelError;
+pub use isa::{Isa, Kernels};
+pub use matrix::{MatMut, MatRef};
+pub use pool::{ParallelFor, Pool, Team};

@@ -1,0 +1,336 @@
+//! Views of matrices: rows, columns and a row stride, checked once.
+//!
+//! Element `(i, j)` lies at `i * stride + j`; a view's columns may be a strip of wider rows (Q, K and V as strips
+//! of one fused projection). Mutable views can be cut into disjoint strips that several threads write at once;
+//! the cutting is done here, by one pure function, so that no caller has to argue about overlap.
+
+#![allow(unsafe_code)]
+
+use crate::error::KernelError;
+use crate::pool::Team;
+use std::marker::PhantomData;
+use std::ops::Range;
+
+/// Part `i` of `parts` of `0..total`, cut at multiples of `unit`: contiguous, disjoint, together the whole, the
+/// first parts at most one unit longer than the last.
+pub fn part_range(total: usize, unit: usize, parts: usize, i: usize) -> Range<usize> {
+    let units = total.div_ceil(unit);
+    let (share, extra) = (units / parts, units % parts);
+    let first = i * share + i.min(extra);
+    let end = first + share + usize::from(i < extra);
+    (first * unit).min(total)..(end * unit).min(total)
+}
+
+/// Checks that `len` elements hold `rows` rows of `cols` at `stride`.
+fn check(op: &'static str, len: usize, rows: usize, cols: usize, stride: usize) -> Result<(), KernelError> {
+    if stride < cols {
+        return Err(KernelError::Shape { op, what: "row stride (at least)", expected: cols, found: stride });
+    }
+    let needed = match rows {
+        0 => Some(0),
+        _ => (rows - 1).checked_mul(stride).and_then(|n| n.checked_add(cols)),
+    };
+    match needed {
+        Some(n) if n <= len => Ok(()),
+        _ => Err(KernelError::Shape {
+            op,
+            what: "elements (at least)",
+            expected: needed.unwrap_or(usize::MAX),
+            found: len,
+        }),
+    }
+}
+
+/// A read-only matrix view.
+#[derive(Debug)]
+pub struct MatRef<'a, T = f32> {
+    data: &'a [T],
+    rows: usize,
+    cols: usize,
+    stride: usize,
+}
+
+impl<T> Clone for MatRef<'_, T> {
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T> Copy for MatRef<'_, T> {}
+
+impl<'a, T> MatRef<'a, T> {
+    /// `rows x cols` elements of `data`, rows `stride` elements apart.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if the stride is below `cols` or the data are too short.
+    pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Result<Self, KernelError> {
+        check("MatRef::new", data.len(), rows, cols, stride)?;
+        Ok(MatRef { data, rows, cols, stride })
+    }
+
+    /// Rows that follow each other without a gap; a last incomplete row is left out.
+    pub fn from_rows(data: &'a [T], cols: usize) -> Self {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        MatRef { data, rows, cols, stride: cols }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from one row's start to the next's.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// If `i >= rows`.
+    pub fn row(&self, i: usize) -> &'a [T] {
+        assert!(i < self.rows);
+        &self.data[i * self.stride..][..self.cols]
+    }
+
+    /// A strip of columns.
+    ///
+    /// # Panics
+    /// If the range is not within the columns.
+    pub fn columns(&self, cols: Range<usize>) -> Self {
+        assert!(cols.start <= cols.end && cols.end <= self.cols);
+        let start = if self.rows == 0 { 0 } else { cols.start };
+        MatRef { data: &self.data[start..], rows: self.rows, cols: cols.len(), stride: self.stride }
+    }
+
+    /// Some consecutive rows.
+    ///
+    /// # Panics
+    /// If the range is not within the rows.
+    pub fn row_range(&self, rows: Range<usize>) -> Self {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        let start = if rows.is_empty() { 0 } else { rows.start * self.stride };
+        MatRef { data: &self.data[start..], rows: rows.len(), cols: self.cols, stride: self.stride }
+    }
+}
+
+/// A mutable matrix view.
+#[derive(Debug)]
+pub struct MatMut<'a, T = f32> {
+    data: *mut T,
+    rows: usize,
+    cols: usize,
+    stride: usize,
+    lifetime: PhantomData<&'a mut [T]>,
+}
+
+// SAFETY: a MatMut is an exclusive borrow of its elements, like `&mut [T]`.
+unsafe impl<T: Send> Send for MatMut<'_, T> {}
+// SAFETY: `&MatMut` gives no access to elements (strips are taken through the unsafe `Strips` only).
+unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
+
+impl<'a, T> MatMut<'a, T> {
+    /// `rows x cols` elements of `data`, rows `stride` elements apart.
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] if the stride is below `cols` or the data are too short.
+    pub fn new(data: &'a mut [T], rows: usize, cols: usize, stride: usize) -> Result<Self, KernelError> {
+        check("MatMut::new", data.len(), rows, cols, stride)?;
+        Ok(MatMut { data: data.as_mut_ptr(), rows, cols, stride, lifetime: PhantomData })
+    }
+
+    /// Rows that follow each other without a gap; a last incomplete row is left out.
+    pub fn from_rows(data: &'a mut [T], cols: usize) -> Self {
+        let rows = data.len().checked_div(cols).unwrap_or(0);
+        MatMut { data: data.as_mut_ptr(), rows, cols, stride: cols, lifetime: PhantomData }
+    }
+
+    /// Number of rows.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Elements from one row's start to the next's.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// Row `i`.
+    ///
+    /// # Panics
+    /// If `i >= rows`.
+    pub fn row_mut(&mut self, i: usize) -> &mut [T] {
+        assert!(i < self.rows);
+        // SAFETY: row i lies inside the checked extent, and `&mut self` makes the access exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
+    }
+
+    /// The same view for a shorter time.
+    pub fn reborrow(&mut self) -> MatMut<'_, T> {
+        MatMut {
+            data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// A strip of columns.
+    ///
+    /// # Panics
+    /// If the range is not within the columns.
+    pub fn columns(&mut self, cols: Range<usize>) -> MatMut<'_, T> {
+        assert!(cols.start <= cols.end && cols.end <= self.cols);
+        // SAFETY: inside the view, which is borrowed exclusively for as long as the strip lives.
+        unsafe { self.strip(0..self.rows, cols) }
+    }
+
+    /// Runs `f` on disjoint strips of columns that together are the whole: `f(columns, strip)`, cut at multiples
+    /// of `unit`, in `parts` parts spread over the team.
+    pub fn for_columns(
+        self,
+        team: &Team<'_>,
+        unit: usize,
+        parts: usize,
+        f: impl Fn(Range<usize>, MatMut<'_, T>) + Sync,
+    ) where
+        T: Send + Sync,
+    {
+        team.run(parts, &|i| {
+            let cols = part_range(self.cols, unit, parts, i);
+            if !cols.is_empty() {
+                // SAFETY: `part_range` gives disjoint ranges within the columns, each part runs once.
+                f(cols.clone(), unsafe { self.strip(0..self.rows, cols) });
+            }
+        });
+    }
+
+    /// The elements at the given rows and columns.
+    ///
+    /// # Safety
+    /// The ranges must lie within the view, and no other live strip or view may contain any of the elements.
+    unsafe fn strip(&self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'a, T> {
+        let offset =
+            if rows.is_empty() || cols.is_empty() { 0 } else { rows.start * self.stride + cols.start };
+        MatMut {
+            // SAFETY: an element of the view, or its start.
+            data: unsafe { self.data.add(offset) },
+            rows: rows.len(),
+            cols: cols.len(),
+            stride: self.stride,
+            lifetime: PhantomData,
+        }
+    }
+}
+
+/// Mutable things that consist of rows and can be cut between them: a matrix, or a pair of such things with equally
+/// many rows. Pairs nest, so one operation can fill several matrices row by row.
+pub trait Rows: Sync {
+    /// The same kind of thing, restricted to some rows.
+    type Part<'b>
+    where
+        Self: 'b;
+    /// Number of rows.
+    fn row_count(&self) -> usize;
+    /// The given rows.
+    ///
+    /// # Safety
+    /// The range must lie within the rows, and ranges taken of one value must be disjoint while they live.
+    unsafe fn part(&self, rows: Range<usize>) -> Self::Part<'_>;
+}
+
+impl<T: Send + Sync> Rows for MatMut<'_, T> {
+    type Part<'b>
+        = MatMut<'b, T>
+    where
+        Self: 'b;
+
+    fn row_count(&self) -> usize {
+        self.rows
+    }
+
+    unsafe fn part(&self, rows: Range<usize>) -> MatMut<'_, T> {
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(rows, 0..self.cols) }
+    }
+}
+
+impl<A: Rows, B: Rows> Rows for (A, B) {
+    type Part<'b>
+        = (A::Part<'b>, B::Part<'b>)
+    where
+        Self: 'b;
+
+    fn row_count(&self) -> usize {
+        assert_eq!(self.0.row_count(), self.1.row_count());
+        self.0.row_count()
+    }
+
+    unsafe fn part(&self, rows: Range<usize>) -> Self::Part<'_> {
+        // SAFETY: the caller's promise, for both sides.
+        unsafe { (self.0.part(rows.clone()), self.1.part(rows)) }
+    }
+}
+
+/// Runs `f(rows, part)` on disjoint ranges of rows that together are the whole, spread over the team.
+pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R::Part<'_>) + Sync) {
+    let total = rows.row_count();
+    let parts = team.threads().min(total);
+    team.run(parts, &|i| {
+        let range = part_range(total, 1, parts, i);
+        // SAFETY: `part_range` gives disjoint ranges within the rows, each part runs once.
+        f(range.clone(), unsafe { rows.part(range) });
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_disjoint_and_together_the_whole() {
+        for total in [0, 1, 5, 64, 100, 576] {
+            for unit in [1, 4, 32] {
+                for parts in [1, 2, 3, 7, 64] {
+                    let mut next = 0;
+                    for i in 0..parts {
+                        let r = part_range(total, unit, parts, i);
+                        assert!(r.start == next && (r.end.is_multiple_of(unit) || r.end == total));
+                        next = r.end;
+                    }
+                    assert_eq!(next, total);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn views_refuse_short_data_and_small_strides() {
+        let data = [0.0; 10];
+        assert!(MatRef::new(&data, 2, 5, 5).is_ok());
+        assert!(MatRef::new(&data, 2, 4, 6).is_ok());
+        assert!(MatRef::new(&data, 2, 5, 6).is_err());
+        assert!(MatRef::new(&data, 2, 5, 4).is_err());
+        assert!(MatRef::new(&data, usize::MAX, 5, 5).is_err());
+        assert!(MatRef::new(&data, 0, 5, 5).is_ok());
+    }
+
+    #[test]
+    fn strips_reach_their_own_elements_only() {
+        let mut data: Vec<i32> = vec![0; 12];
+        let mut m = MatMut::new(&mut data, 3, 4, 4).unwrap();
+        m.columns(1..3).row_mut(2).fill(7);
+        m.for_columns(&Team::serial(), 2, 2, |cols, mut strip| strip.row_mut(0).fill(cols.start as i32 + 1));
+        assert_eq!(data, [1, 1, 3, 3, 0, 0, 0, 0, 0, 7, 7, 0]);
+    }
+}

@@ -1,0 +1,260 @@
+//! AVX2 with FMA and F16C: two ymm registers per vector.
+//!
+//! | operation | instruction (twice) | per cycle (Zen 4 / 5) | note |
+//! |---|---|---|---|
+//! | `mul_add` | vfmadd231ps ymm | 2 | |
+//! | `dot_u8i8` | vpmaddubsw + vpmaddwd + vpaddd | 2 / 2 / 4 | pair sums stay below 2^15 for w <= 127 |
+//! | `dot_u8i8` | vpdpbusd ymm (VEX) | 2 | AVX-VNNI |
+//! | `load_f16` | vcvtph2ps | 1 | |
+//! | `shift_quarters` | vpsrlvd / vpsllvd | 2 | constant counts fold |
+//!
+//! Sixteen ymm registers hold eight vectors, so tiles have at most five accumulators.
+
+use super::{Simd, ops};
+use core::arch::x86_64::*;
+
+/// AVX2, FMA, F16C.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2(());
+/// With AVX-VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx2Vnni(());
+
+/// Lanes 0..8 and 8..16.
+type Floats = (__m256, __m256);
+/// Lanes 0..8 and 8..16, or bytes 0..32 and 32..64.
+type Ints = (__m256i, __m256i);
+
+/// Folds 8 lanes: 8, 4, 2, 1.
+///
+/// # Safety
+/// The CPU must have AVX.
+#[inline(always)]
+pub(super) unsafe fn sum8(v: __m256) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_add_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_add_ss(v, _mm_movehdup_ps(v)))
+    }
+}
+
+/// Folds 8 lanes: 8, 4, 2, 1.
+///
+/// # Safety
+/// The CPU must have AVX.
+#[inline(always)]
+pub(super) unsafe fn max8(v: __m256) -> f32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let v = _mm_max_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps::<1>(v));
+        let v = _mm_max_ps(v, _mm_movehl_ps(v, v));
+        _mm_cvtss_f32(_mm_max_ss(v, _mm_movehdup_ps(v)))
+    }
+}
+
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn pow2_8(n: __m256) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let exponent = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+        _mm256_castsi256_ps(_mm256_slli_epi32::<23>(exponent))
+    }
+}
+
+/// Bytes of `value` where `bits` has a one, for 32 bits: each bit is brought into its byte's own place and tested.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn expand_bits_32(bits: u32, value: u8) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let source_byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+        let own_bit = _mm256_set1_epi64x(0x8040201008040201_u64.cast_signed());
+        let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), source_byte);
+        let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own_bit), own_bit);
+        _mm256_and_si256(set, _mm256_set1_epi8(value.cast_signed()))
+    }
+}
+
+impl Avx2 {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    /// Exact for `w <= 127`: a pair sum is at most 2 * 127 * 128 = 32512.
+    #[inline(always)]
+    fn dot_u8i8(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX2.
+        unsafe {
+            let pairs = _mm256_maddubs_epi16(w, a);
+            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
+        }
+    }
+
+    /// |w| <= 128 and |a| <= 127, so a pair sum of |w| (sign(w) a) is at most 2 * 128 * 127 = 32512.
+    #[inline(always)]
+    fn dot_i8i8(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX2.
+        unsafe { Self::dot_u8i8(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w)) }
+    }
+}
+
+impl Avx2Vnni {
+    #[inline]
+    #[target_feature(enable = "avx2,fma,f16c,avxvnni")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    #[inline(always)]
+    fn dot_u8i8(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX-VNNI.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, w, a) }
+    }
+
+    /// The sign moves to the activation, which cannot overflow: a >= -127.
+    #[inline(always)]
+    fn dot_i8i8(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX-VNNI.
+        unsafe { _mm256_dpbusd_avx_epi32(acc, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w)) }
+    }
+}
+
+/// The operations that both levels share; the dot products come from the token's own functions.
+macro_rules! avx2_token {
+    ($Token:ident, $dot_u8_max:literal) => {
+        // SAFETY: the only constructor is a `#[target_feature]` function, so a value exists only where the features do.
+        unsafe impl Simd for $Token {
+            type F32 = Floats;
+            type I32 = Ints;
+            type Bytes = Ints;
+            const DOT_U8_MAX: u8 = $dot_u8_max;
+
+            ops! {
+                fn splat(x: f32) -> Floats { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
+                unsafe fn load(p: *const f32) -> Floats { (_mm256_loadu_ps(p), _mm256_loadu_ps(p.add(8))) }
+                unsafe fn store(p: *mut f32, v: Floats) -> () {
+                    _mm256_storeu_ps(p, v.0);
+                    _mm256_storeu_ps(p.add(8), v.1)
+                }
+                unsafe fn load_f16(p: *const u16) -> Floats {
+                    (_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())))
+                }
+                unsafe fn store_f16(p: *mut u16, v: Floats) -> () {
+                    _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
+                    _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1))
+                }
+                unsafe fn load_bf16(p: *const u16) -> Floats {
+                    let half = |p: *const u16| {
+                        let wide = _mm256_cvtepu16_epi32(_mm_loadu_si128(p.cast()));
+                        _mm256_castsi256_ps(_mm256_slli_epi32::<16>(wide))
+                    };
+                    (half(p), half(p.add(8)))
+                }
+                unsafe fn spread2(p: *const f32) -> Floats { (_mm256_broadcast_ss(&*p), _mm256_broadcast_ss(&*p.add(1))) }
+                unsafe fn spread4(p: *const f32) -> Floats {
+                    let pair = |p: *const f32| {
+                        _mm256_blend_ps::<0xf0>(_mm256_broadcast_ss(&*p), _mm256_broadcast_ss(&*p.add(1)))
+                    };
+                    (pair(p), pair(p.add(2)))
+                }
+                fn add(a: Floats, b: Floats) -> Floats { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
+                fn sub(a: Floats, b: Floats) -> Floats { (_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
+                fn mul(a: Floats, b: Floats) -> Floats { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
+                fn div(a: Floats, b: Floats) -> Floats { (_mm256_div_ps(a.0, b.0), _mm256_div_ps(a.1, b.1)) }
+                fn mul_add(a: Floats, b: Floats, c: Floats) -> Floats {
+                    (_mm256_fmadd_ps(a.0, b.0, c.0), _mm256_fmadd_ps(a.1, b.1, c.1))
+                }
+                fn max(a: Floats, b: Floats) -> Floats { (_mm256_max_ps(a.0, b.0), _mm256_max_ps(a.1, b.1)) }
+                fn min(a: Floats, b: Floats) -> Floats { (_mm256_min_ps(a.0, b.0), _mm256_min_ps(a.1, b.1)) }
+                fn select_lt(a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
+                    (
+                        _mm256_blendv_ps(y.0, x.0, _mm256_cmp_ps::<_CMP_LT_OQ>(a.0, b.0)),
+                        _mm256_blendv_ps(y.1, x.1, _mm256_cmp_ps::<_CMP_LT_OQ>(a.1, b.1)),
+                    )
+                }
+                fn sum(v: Floats) -> f32 { sum8(_mm256_add_ps(v.0, v.1)) }
+                fn max_lane(v: Floats) -> f32 { max8(_mm256_max_ps(v.0, v.1)) }
+                fn pow2(n: Floats) -> Floats { (pow2_8(n.0), pow2_8(n.1)) }
+                fn to_i32(v: Floats) -> Ints { (_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1)) }
+                fn from_i32(v: Ints) -> Floats { (_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
+                fn splat_i32(x: i32) -> Ints { (_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
+                fn add_i32(a: Ints, b: Ints) -> Ints { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
+                fn sub_i32(a: Ints, b: Ints) -> Ints { (_mm256_sub_epi32(a.0, b.0), _mm256_sub_epi32(a.1, b.1)) }
+                fn sum_i32(v: Ints) -> i32 {
+                    let v = _mm256_add_epi32(v.0, v.1);
+                    let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));
+                    let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
+                    _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
+                }
+                unsafe fn load_u8(p: *const u8) -> Ints {
+                    (
+                        _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())),
+                        _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast())),
+                    )
+                }
+                unsafe fn store_i8(p: *mut i8, v: Ints) -> () {
+                    // Packing works inside 128-bit lanes: [0..4 | 8..12 | 4..8 | 12..16] comes out, dwords 0 2 1 3 put it right.
+                    let words = _mm256_packs_epi32(v.0, v.1);
+                    let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
+                    _mm_storeu_si128(p.cast(), _mm_shuffle_epi32::<0b11_01_10_00>(bytes))
+                }
+                unsafe fn load_bytes(p: *const u8) -> Ints {
+                    (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()))
+                }
+                unsafe fn store_bytes(p: *mut u8, v: Ints) -> () {
+                    _mm256_storeu_si256(p.cast(), v.0);
+                    _mm256_storeu_si256(p.add(32).cast(), v.1)
+                }
+                unsafe fn load_quarters(p: [*const u8; 4]) -> Ints {
+                    let half = |lo: *const u8, hi: *const u8| {
+                        let lo = _mm256_castsi128_si256(_mm_loadu_si128(lo.cast()));
+                        _mm256_inserti128_si256::<1>(lo, _mm_loadu_si128(hi.cast()))
+                    };
+                    (half(p[0], p[1]), half(p[2], p[3]))
+                }
+                fn splat_cell(x: u32) -> Ints { (_mm256_set1_epi32(x.cast_signed()), _mm256_set1_epi32(x.cast_signed())) }
+                fn and(a: Ints, b: Ints) -> Ints { (_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1)) }
+                fn or(a: Ints, b: Ints) -> Ints { (_mm256_or_si256(a.0, b.0), _mm256_or_si256(a.1, b.1)) }
+                fn xor(a: Ints, b: Ints) -> Ints { (_mm256_xor_si256(a.0, b.0), _mm256_xor_si256(a.1, b.1)) }
+                fn shift_quarters(v: Ints, n: [i32; 4]) -> Ints {
+                    let counts = |lo: i32, hi: i32| _mm256_setr_epi32(lo, lo, lo, lo, hi, hi, hi, hi);
+                    let [r, l] = super::shift_counts(n);
+                    (
+                        _mm256_sllv_epi32(_mm256_srlv_epi32(v.0, counts(r[0], r[1])), counts(l[0], l[1])),
+                        _mm256_sllv_epi32(_mm256_srlv_epi32(v.1, counts(r[2], r[3])), counts(l[2], l[3])),
+                    )
+                }
+                fn expand_bits(bits: u64, value: u8) -> Ints {
+                    (expand_bits_32(bits as u32, value), expand_bits_32((bits >> 32) as u32, value))
+                }
+                fn dot_u8i8(acc: Ints, w: Ints, a: Ints) -> Ints {
+                    ($Token::dot_u8i8(acc.0, w.0, a.0), $Token::dot_u8i8(acc.1, w.1, a.1))
+                }
+                fn dot_i8i8(acc: Ints, w: Ints, a: Ints) -> Ints {
+                    ($Token::dot_i8i8(acc.0, w.0, a.0), $Token::dot_i8i8(acc.1, w.1, a.1))
+                }
+                fn dot_bf16(acc: Floats, w: Ints, a: Ints) -> Floats {
+                    // bf16 is the upper half of an f32.
+                    let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+                    let half = |acc, w, a| {
+                        let even = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
+                        let odd = |x| _mm256_castsi256_ps(_mm256_and_si256(x, upper));
+                        _mm256_fmadd_ps(odd(w), odd(a), _mm256_fmadd_ps(even(w), even(a), acc))
+                    };
+                    (half(acc.0, w.0, a.0), half(acc.1, w.1, a.1))
+                }
+                fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
+        }
+    };
+}
+
+avx2_token!(Avx2, 127);
+avx2_token!(Avx2Vnni, 255);

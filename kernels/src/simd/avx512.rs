@@ -1,0 +1,222 @@
+//! AVX-512: one zmm register per vector.
+//!
+//! | operation | instruction | latency | per cycle (Zen 5 / Zen 4) | note |
+//! |---|---|---|---|---|
+//! | `mul_add` | vfmadd231ps zmm | 4 | 2 / 1 | |
+//! | `dot_u8i8` | vpdpbusd zmm | 4 | 2 / 1 | VNNI; else vpmaddubsw + vpmaddwd + vpaddd |
+//! | `dot_bf16` | vdpbf16ps zmm | 6 | 2 / 1 | flushes denormals, ignores MXCSR |
+//! | `splat_cell` of memory | vpbroadcastd zmm, m32 | load | 2 | no ALU slot |
+//! | `load_f16` | vcvtph2ps | 5 | 1 | |
+//! | `shift_quarters` | vpsrlvd / vpsllvd | 1-2 | 2 / 1 | constant counts fold |
+
+use super::{Simd, ops};
+use core::arch::x86_64::*;
+
+/// AVX-512 F, BW, DQ, VL.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512(());
+/// With VNNI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Vnni(());
+/// With VNNI, BF16 and VBMI.
+#[derive(Clone, Copy)]
+pub(crate) struct Avx512Bf16(());
+
+impl Avx512 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    /// Exact for `w <= 127`: a pair sum is at most 2 * 127 * 128 = 32512.
+    #[inline(always)]
+    fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX-512 BW.
+        unsafe {
+            let pairs = _mm512_maddubs_epi16(w, a);
+            _mm512_add_epi32(acc, _mm512_madd_epi16(pairs, _mm512_set1_epi16(1)))
+        }
+    }
+
+    /// |w| <= 128 and |a| <= 127, so a pair sum of |w| (sign(w) a) is at most 2 * 128 * 127 = 32512.
+    #[inline(always)]
+    fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX-512 BW.
+        unsafe {
+            let signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
+            Self::dot_u8i8(acc, _mm512_abs_epi8(w), signed_a)
+        }
+    }
+
+    /// Widened: bf16 is the upper half of an f32.
+    #[inline(always)]
+    fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
+        // SAFETY: only called by a token's operation, so the CPU has AVX-512 F.
+        unsafe {
+            let upper = _mm512_set1_epi32(0xffff_0000_u32 as i32);
+            let even = |x| _mm512_castsi512_ps(_mm512_slli_epi32::<16>(x));
+            let odd = |x| _mm512_castsi512_ps(_mm512_and_si512(x, upper));
+            _mm512_fmadd_ps(odd(w), odd(a), _mm512_fmadd_ps(even(w), even(a), acc))
+        }
+    }
+}
+
+impl Avx512Vnni {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    #[inline(always)]
+    fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        // SAFETY: only called by a token's operation, so the CPU has VNNI.
+        unsafe { _mm512_dpbusd_epi32(acc, w, a) }
+    }
+
+    /// `w a = (w + 128) a - 128 a`, both terms exact in i32.
+    #[inline(always)]
+    fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        // SAFETY: only called by a token's operation, so the CPU has VNNI.
+        unsafe {
+            let bias = _mm512_set1_epi8(-128);
+            let shifted = _mm512_dpbusd_epi32(acc, _mm512_xor_si512(w, bias), a);
+            _mm512_sub_epi32(shifted, _mm512_dpbusd_epi32(_mm512_setzero_si512(), bias, a))
+        }
+    }
+
+    #[inline(always)]
+    fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
+        Avx512::dot_bf16(acc, w, a)
+    }
+}
+
+impl Avx512Bf16 {
+    #[inline]
+    #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx512bf16,avx512vbmi")]
+    pub(crate) fn new() -> Self {
+        Self(())
+    }
+
+    #[inline(always)]
+    fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        Avx512Vnni::dot_u8i8(acc, w, a)
+    }
+
+    #[inline(always)]
+    fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+        Avx512Vnni::dot_i8i8(acc, w, a)
+    }
+
+    #[inline(always)]
+    fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
+        // SAFETY: only called by a token's operation, so the CPU has BF16; both vector types are 64 plain bytes.
+        unsafe {
+            _mm512_dpbf16_ps(
+                acc,
+                core::mem::transmute::<__m512i, __m512bh>(w),
+                core::mem::transmute::<__m512i, __m512bh>(a),
+            )
+        }
+    }
+}
+
+/// The operations that all three levels share; the dot products come from the token's own functions.
+macro_rules! avx512_token {
+    ($Token:ident, $dot_u8_max:literal) => {
+        // SAFETY: the only constructor is a `#[target_feature]` function, so a value exists only where the features do.
+        unsafe impl Simd for $Token {
+            type F32 = __m512;
+            type I32 = __m512i;
+            type Bytes = __m512i;
+            const DOT_U8_MAX: u8 = $dot_u8_max;
+
+            ops! {
+                fn splat(x: f32) -> __m512 { _mm512_set1_ps(x) }
+                unsafe fn load(p: *const f32) -> __m512 { _mm512_loadu_ps(p) }
+                unsafe fn store(p: *mut f32, v: __m512) -> () { _mm512_storeu_ps(p, v) }
+                unsafe fn load_f16(p: *const u16) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+                unsafe fn store_f16(p: *mut u16, v: __m512) -> () {
+                    _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
+                }
+                unsafe fn load_bf16(p: *const u16) -> __m512 {
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<16>(_mm512_cvtepu16_epi32(_mm256_loadu_si256(p.cast()))))
+                }
+                unsafe fn spread2(p: *const f32) -> __m512 {
+                    let pair = _mm512_castpd_ps(_mm512_set1_pd(p.cast::<f64>().read_unaligned()));
+                    let index = _mm512_setr_epi32(0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1, 1);
+                    _mm512_permutexvar_ps(index, pair)
+                }
+                unsafe fn spread4(p: *const f32) -> __m512 {
+                    let four = _mm512_broadcast_f32x4(_mm_loadu_ps(p));
+                    let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
+                    _mm512_permutexvar_ps(index, four)
+                }
+                fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
+                fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
+                fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
+                fn div(a: __m512, b: __m512) -> __m512 { _mm512_div_ps(a, b) }
+                fn mul_add(a: __m512, b: __m512, c: __m512) -> __m512 { _mm512_fmadd_ps(a, b, c) }
+                fn max(a: __m512, b: __m512) -> __m512 { _mm512_max_ps(a, b) }
+                fn min(a: __m512, b: __m512) -> __m512 { _mm512_min_ps(a, b) }
+                fn select_lt(a: __m512, b: __m512, x: __m512, y: __m512) -> __m512 {
+                    _mm512_mask_blend_ps(_mm512_cmp_ps_mask::<_CMP_LT_OQ>(a, b), y, x)
+                }
+                fn sum(v: __m512) -> f32 {
+                    let v = _mm256_add_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+                    super::avx2::sum8(v)
+                }
+                fn max_lane(v: __m512) -> f32 {
+                    let v = _mm256_max_ps(_mm512_castps512_ps256(v), _mm512_extractf32x8_ps::<1>(v));
+                    super::avx2::max8(v)
+                }
+                fn pow2(n: __m512) -> __m512 {
+                    let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+                    _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
+                }
+                fn to_i32(v: __m512) -> __m512i { _mm512_cvtps_epi32(v) }
+                fn from_i32(v: __m512i) -> __m512 { _mm512_cvtepi32_ps(v) }
+                fn splat_i32(x: i32) -> __m512i { _mm512_set1_epi32(x) }
+                fn add_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
+                fn sub_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
+                fn sum_i32(v: __m512i) -> i32 { _mm512_reduce_add_epi32(v) }
+                unsafe fn load_u8(p: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+                unsafe fn store_i8(p: *mut i8, v: __m512i) -> () { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(v)) }
+                unsafe fn load_bytes(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
+                unsafe fn store_bytes(p: *mut u8, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }
+                unsafe fn load_quarters(p: [*const u8; 4]) -> __m512i {
+                    let quarter = |i: usize| _mm_loadu_si128(p[i].cast());
+                    let v = _mm512_castsi128_si512(quarter(0));
+                    let v = _mm512_mask_broadcast_i32x4(v, 0x00f0, quarter(1));
+                    let v = _mm512_mask_broadcast_i32x4(v, 0x0f00, quarter(2));
+                    _mm512_mask_broadcast_i32x4(v, 0xf000, quarter(3))
+                }
+                fn splat_cell(x: u32) -> __m512i { _mm512_set1_epi32(x.cast_signed()) }
+                fn and(a: __m512i, b: __m512i) -> __m512i { _mm512_and_si512(a, b) }
+                fn or(a: __m512i, b: __m512i) -> __m512i { _mm512_or_si512(a, b) }
+                fn xor(a: __m512i, b: __m512i) -> __m512i { _mm512_xor_si512(a, b) }
+                fn shift_quarters(v: __m512i, n: [i32; 4]) -> __m512i {
+                    let counts = |n: [i32; 4]| {
+                        _mm512_setr_epi32(
+                            n[0], n[0], n[0], n[0], n[1], n[1], n[1], n[1], n[2], n[2], n[2], n[2], n[3], n[3], n[3], n[3],
+                        )
+                    };
+                    let [right, left] = super::shift_counts(n);
+                    _mm512_sllv_epi32(_mm512_srlv_epi32(v, counts(right)), counts(left))
+                }
+                fn expand_bits(bits: u64, value: u8) -> __m512i {
+                    _mm512_maskz_set1_epi8(bits, value.cast_signed())
+                }
+                fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_u8i8(acc, w, a) }
+                fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_i8i8(acc, w, a) }
+                fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 { $Token::dot_bf16(acc, w, a) }
+                fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
+        }
+    };
+}
+
+avx512_token!(Avx512, 127);
+avx512_token!(Avx512Vnni, 255);
+avx512_token!(Avx512Bf16, 255);

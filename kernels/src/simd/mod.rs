@@ -1,0 +1,218 @@
+//! The vocabulary: what a kernel may ask of a CPU.
+//!
+//! Every algorithm of this crate is written once, as an `#[inline(always)]` leaf generic over [`Simd`], and
+//! stamped out per instruction set by `table.rs`. A *token* (`Avx2`, `Avx512`, ...) is a zero-sized value whose
+//! constructor is a safe `#[target_feature]` function: holding one proves that the CPU has the features, so the
+//! operations below need no further check.
+//!
+//! # One width everywhere
+//!
+//! A vector is **16 lanes of 32 bits on every instruction set**: one zmm, two ymm, four NEON q registers, two
+//! `wide::f32x8`. Leaves never ask for a lane count, tails look the same everywhere, and sums are taken in the
+//! same order, so two instruction sets that both fuse multiply-add give the same bits. What differs per machine
+//! is only how many such vectors fit into the register file, which is why tiles carry `MR x NV` in the table.
+//!
+//! ```text
+//! F32    [ f32 x 16 ]
+//! I32    [ i32 x 16 ]
+//! Bytes  [ u8  x 64 ]  = 16 cells of 4 bytes = 4 quarters of 16 bytes
+//! ```
+//!
+//! A *cell* is what one lane of a dot product eats: four 8-bit values or two bf16. `dot_*` multiplies 16 cells of
+//! weights with 16 cells of activations and adds each cell's sum to its own 32-bit lane.
+//!
+//! An operation enters this trait when two leaves need it, or when one leaf cannot be fast without it.
+
+#![allow(unsafe_code)]
+
+/// Wraps each operation's expression in the one `unsafe` block that the token justifies.
+macro_rules! ops {
+    ($(fn $f:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*)?) => { $(
+        #[inline(always)]
+        fn $f(self, $($a: $t),*) -> $r {
+            // SAFETY: `self` proves the features these instructions need.
+            unsafe { $($body)* }
+        }
+        ops! { $($rest)* }
+    )? };
+    (unsafe fn $f:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*) => {
+        #[inline(always)]
+        unsafe fn $f(self, $($a: $t),*) -> $r {
+            // SAFETY: `self` proves the features; the caller promised the memory that the trait asks for.
+            unsafe { $($body)* }
+        }
+        ops! { $($rest)* }
+    };
+}
+use ops;
+
+mod portable;
+pub(crate) use portable::Portable;
+
+#[cfg(target_arch = "x86_64")]
+mod avx2;
+#[cfg(target_arch = "x86_64")]
+mod avx512;
+#[cfg(target_arch = "x86_64")]
+pub(crate) use {
+    avx2::{Avx2, Avx2Vnni},
+    avx512::{Avx512, Avx512Bf16, Avx512Vnni},
+};
+
+/// Splits signed shift counts into right and left ones.
+#[inline(always)]
+fn shift_counts(n: [i32; 4]) -> [[i32; 4]; 2] {
+    let mut counts = [[0; 4]; 2];
+    for i in 0..4 {
+        if n[i] >= 0 {
+            counts[0][i] = n[i];
+        } else {
+            counts[1][i] = -n[i];
+        }
+    }
+    counts
+}
+
+/// Lanes of a vector, on every instruction set.
+pub(crate) const LANES: usize = 16;
+/// Bytes of a vector.
+pub(crate) const VECTOR_BYTES: usize = 64;
+
+/// A CPU's vector operations.
+///
+/// # Safety
+/// A value of the implementing type may exist only on a CPU with every feature that the type stands for.
+pub(crate) unsafe trait Simd: Copy {
+    /// 16 f32 lanes.
+    type F32: Copy;
+    /// 16 i32 lanes.
+    type I32: Copy;
+    /// 64 bytes.
+    type Bytes: Copy;
+
+    /// Largest weight byte for which [`Simd::dot_u8i8`] is exact: 255 where the CPU has the instruction, 127
+    /// where it is built from 16-bit pair sums that would saturate.
+    const DOT_U8_MAX: u8;
+
+    /// All lanes `x`.
+    fn splat(self, x: f32) -> Self::F32;
+    /// # Safety
+    /// `p` must be readable for 16 f32; any alignment.
+    unsafe fn load(self, p: *const f32) -> Self::F32;
+    /// # Safety
+    /// `p` must be writable for 16 f32; any alignment.
+    unsafe fn store(self, p: *mut f32, v: Self::F32);
+    /// Widens 16 IEEE halves.
+    /// # Safety
+    /// `p` must be readable for 16 u16; any alignment.
+    unsafe fn load_f16(self, p: *const u16) -> Self::F32;
+    /// Narrows to IEEE halves, to nearest even; overflow gives infinity, NaN stays NaN.
+    /// # Safety
+    /// `p` must be writable for 16 u16; any alignment.
+    unsafe fn store_f16(self, p: *mut u16, v: Self::F32);
+    /// Widens 16 bf16.
+    /// # Safety
+    /// `p` must be readable for 16 u16; any alignment.
+    unsafe fn load_bf16(self, p: *const u16) -> Self::F32;
+    /// Lanes 0..8 are `p[0]`, lanes 8..16 are `p[1]`.
+    /// # Safety
+    /// `p` must be readable for 2 f32.
+    unsafe fn spread2(self, p: *const f32) -> Self::F32;
+    /// Lanes 4i..4i+4 are `p[i]`.
+    /// # Safety
+    /// `p` must be readable for 4 f32.
+    unsafe fn spread4(self, p: *const f32) -> Self::F32;
+
+    /// `a + b`
+    fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a - b`
+    fn sub(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a b`
+    fn mul(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a / b`
+    fn div(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `a b + c`, fused everywhere but on `Portable`.
+    fn mul_add(self, a: Self::F32, b: Self::F32, c: Self::F32) -> Self::F32;
+    /// `if a > b { a } else { b }`: a NaN on either side gives `b`.
+    fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `if a < b { a } else { b }`: a NaN on either side gives `b`.
+    fn min(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// `if a < b { x } else { y }`, lane by lane.
+    fn select_lt(self, a: Self::F32, b: Self::F32, x: Self::F32, y: Self::F32) -> Self::F32;
+    /// Sum of the lanes: halves are folded 16, 8, 4, 2, 1, in that order on every instruction set.
+    fn sum(self, v: Self::F32) -> f32;
+    /// Largest lane, folded like [`Simd::sum`].
+    fn max_lane(self, v: Self::F32) -> f32;
+    /// `2^n` for integral `n` in -126..=127; -127 gives 0 and 128 infinity.
+    fn pow2(self, n: Self::F32) -> Self::F32;
+    /// To the nearest integer, ties to even. Out of range: unspecified.
+    fn to_i32(self, v: Self::F32) -> Self::I32;
+    /// Exact up to 2^24, to nearest beyond.
+    fn from_i32(self, v: Self::I32) -> Self::F32;
+
+    /// All lanes `x`.
+    fn splat_i32(self, x: i32) -> Self::I32;
+    /// `a + b`, wrapping.
+    fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a - b`, wrapping.
+    fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// Wrapping sum of the lanes.
+    fn sum_i32(self, v: Self::I32) -> i32;
+    /// Zero-extends 16 bytes.
+    /// # Safety
+    /// `p` must be readable for 16 bytes.
+    unsafe fn load_u8(self, p: *const u8) -> Self::I32;
+    /// Narrows to i8 with saturation.
+    /// # Safety
+    /// `p` must be writable for 16 bytes.
+    unsafe fn store_i8(self, p: *mut i8, v: Self::I32);
+
+    /// # Safety
+    /// `p` must be readable for 64 bytes.
+    unsafe fn load_bytes(self, p: *const u8) -> Self::Bytes;
+    /// # Safety
+    /// `p` must be writable for 64 bytes.
+    unsafe fn store_bytes(self, p: *mut u8, v: Self::Bytes);
+    /// Four quarters of 16 bytes from four places.
+    /// # Safety
+    /// Each pointer must be readable for 16 bytes.
+    unsafe fn load_quarters(self, p: [*const u8; 4]) -> Self::Bytes;
+    /// All 16 cells `x`.
+    fn splat_cell(self, x: u32) -> Self::Bytes;
+    /// Bitwise and.
+    fn and(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bitwise or.
+    fn or(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Bitwise exclusive or.
+    fn xor(self, a: Self::Bytes, b: Self::Bytes) -> Self::Bytes;
+    /// Shifts every cell of quarter i right by `n[i]` bits (left by `-n[i]`), as 32-bit units: bits cross from
+    /// byte to byte, so mask the bits that were meant.
+    fn shift_quarters(self, v: Self::Bytes, n: [i32; 4]) -> Self::Bytes;
+    /// Byte i is `value` if bit i is set, else 0.
+    fn expand_bits(self, bits: u64, value: u8) -> Self::Bytes;
+    /// Per cell: `acc + sum w a` with unsigned `w <= DOT_U8_MAX` and signed `a`. Exact.
+    fn dot_u8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
+    /// Per cell: `acc + sum w a`, both signed, `a >= -127`. Exact.
+    fn dot_i8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
+    /// Per cell of two bf16: `acc + w0 a0 + w1 a1` (order and flushing of denormals are the CPU's).
+    fn dot_bf16(self, acc: Self::F32, w: Self::Bytes, a: Self::Bytes) -> Self::F32;
+
+    /// Asks for the cache line at `p`; any address, never faults.
+    fn prefetch(self, p: *const u8);
+
+    /// Transposes 16 x 16 cells: `dst[j * dst_stride + i] = src[i * src_stride + j]`, strides in cells.
+    /// # Safety
+    /// Rows `0..16` of both sides must be readable, respectively writable, for 16 cells each.
+    #[inline(always)]
+    unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+        for i in 0..LANES {
+            for j in 0..LANES {
+                // SAFETY: i, j < 16, within what the caller promised.
+                unsafe {
+                    let x = src.add(i * src_stride + j).read_unaligned();
+                    dst.add(j * dst_stride + i).write_unaligned(x);
+                }
+            }
+        }
+    }
+}
