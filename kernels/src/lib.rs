@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod error;
+pub mod gemm;
 pub mod isa;
 pub mod matrix;
 #[allow(unsafe_code)]

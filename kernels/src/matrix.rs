@@ -235,55 +235,42 @@ impl<'a, T> MatMut<'a, T> {
 
 /// Mutable things that consist of rows and can be cut between them: a matrix, or a pair of such things with equally
 /// many rows. Pairs nest, so one operation can fill several matrices row by row.
-pub trait Rows: Sync {
-    /// The same kind of thing, restricted to some rows.
-    type Part<'b>
-    where
-        Self: 'b;
+pub trait Rows: Sync + Sized {
     /// Number of rows.
     fn row_count(&self) -> usize;
     /// The given rows.
     ///
     /// # Safety
-    /// The range must lie within the rows, and ranges taken of one value must be disjoint while they live.
-    unsafe fn part(&self, rows: Range<usize>) -> Self::Part<'_>;
+    /// The range must lie within the rows, ranges taken of one value must be disjoint, and the value itself must not be
+    /// used for access any more.
+    unsafe fn part(&self, rows: Range<usize>) -> Self;
 }
 
 impl<T: Send + Sync> Rows for MatMut<'_, T> {
-    type Part<'b>
-        = MatMut<'b, T>
-    where
-        Self: 'b;
-
     fn row_count(&self) -> usize {
         self.rows
     }
 
-    unsafe fn part(&self, rows: Range<usize>) -> MatMut<'_, T> {
+    unsafe fn part(&self, rows: Range<usize>) -> Self {
         // SAFETY: the caller's promise.
         unsafe { self.strip(rows, 0..self.cols) }
     }
 }
 
 impl<A: Rows, B: Rows> Rows for (A, B) {
-    type Part<'b>
-        = (A::Part<'b>, B::Part<'b>)
-    where
-        Self: 'b;
-
     fn row_count(&self) -> usize {
         assert_eq!(self.0.row_count(), self.1.row_count());
         self.0.row_count()
     }
 
-    unsafe fn part(&self, rows: Range<usize>) -> Self::Part<'_> {
+    unsafe fn part(&self, rows: Range<usize>) -> Self {
         // SAFETY: the caller's promise, for both sides.
         unsafe { (self.0.part(rows.clone()), self.1.part(rows)) }
     }
 }
 
 /// Runs `f(rows, part)` on disjoint ranges of rows that together are the whole, spread over the team.
-pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R::Part<'_>) + Sync) {
+pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R) + Sync) {
     let total = rows.row_count();
     let parts = team.threads().min(total);
     team.run(parts, &|i| {

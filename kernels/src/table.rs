@@ -10,7 +10,10 @@
 
 #![allow(unsafe_code)]
 
+use crate::gemm::Job;
 use crate::isa::Isa;
+use crate::matrix::MatMut;
+use crate::quant::{QuantWeights, QuantizedRow};
 use crate::simd::*;
 
 /// Every leaf: what it is called with, and the generic function that it instantiates. Tile shapes come last.
@@ -18,8 +21,21 @@ macro_rules! operations {
     ($consumer:ident!($($head:tt)*)) => {
         $consumer! { $($head)* {
             fn softmax_row(row: &mut [f32]) = crate::softmax::row;
+            fn quantize_row(x: &[f32], out: &mut QuantizedRow<'_>) = crate::quant::quantize_row;
+            fn to_bf16_row(x: &[f32], out: &mut [u16]) = crate::quant::to_bf16_row;
+            fn dequantize_row(weights: &QuantWeights<'_>, row: usize, out: &mut [f32]) = crate::quant::embed;
+            fn decode(job: &Job<'_>, out: &mut MatMut<'_>) = crate::gemm::decode;
         } }
     };
+}
+
+/// Shapes of a table's register tiles: rows of activations times vectors of 16 weight rows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Tiles {
+    /// `MR x NV` for f32 and bf16.
+    pub(crate) cells: (usize, usize),
+    /// `MR x NV` for int8, where integer and float accumulators share the registers.
+    pub(crate) int8: (usize, usize),
 }
 
 macro_rules! declare_table {
@@ -30,10 +46,18 @@ macro_rules! declare_table {
             pub(crate) isa: Isa,
             /// Whether this CPU (and its operating system) has every feature the wrappers were compiled with.
             pub(crate) cpu_has: fn() -> bool,
+            /// Register tiles of the prompt leaf.
+            pub(crate) tiles: Tiles,
+            prompt: unsafe fn(&Job<'_>, &mut MatMut<'_>),
             $($op: unsafe fn($($ty),*) $(-> $ret)?,)*
         }
 
         impl KernelTable {
+            #[inline]
+            pub(crate) fn prompt(&self, job: &Job<'_>, out: &mut MatMut<'_>) {
+                // SAFETY: as for every operation below.
+                unsafe { (self.prompt)(job, out) }
+            }
             $(
                 #[inline]
                 pub(crate) fn $op(&self, $($arg: $ty),*) $(-> $ret)? {
@@ -43,14 +67,14 @@ macro_rules! declare_table {
             )*
 
             /// Names of the table's kernels, for the tables that people read.
-            pub(crate) const OPERATIONS: &'static [&'static str] = &[$(stringify!($op)),*];
+            pub(crate) const OPERATIONS: &'static [&'static str] = &["prompt" $(, stringify!($op))*];
         }
     };
 }
 operations!(declare_table!());
 
 macro_rules! fill_table {
-    ($NAME:ident, $isa:ident, $Token:ty, $features:tt, $cpu_has:expr,
+    ($NAME:ident, $isa:ident, $Token:ty, $features:tt, $cpu_has:expr, [$($tile:literal),*],
         { $(fn $op:ident($($arg:ident: $ty:ty),*) $(-> $ret:ty)? = $leaf:path;)* }) => {
         pub(crate) static $NAME: KernelTable = {
             $(
@@ -59,34 +83,47 @@ macro_rules! fill_table {
                     $leaf(<$Token>::new(), $($arg),*)
                 }
             )*
-            KernelTable { isa: Isa::$isa, cpu_has: $cpu_has, $($op,)* }
+            #$features
+            fn prompt(job: &Job<'_>, out: &mut MatMut<'_>) {
+                crate::gemm::prompt::<$Token, $($tile),*>(<$Token>::new(), job, out)
+            }
+            const TILES: [usize; 4] = [$($tile),*];
+            KernelTable {
+                isa: Isa::$isa,
+                cpu_has: $cpu_has,
+                tiles: Tiles { cells: (TILES[0], TILES[1]), int8: (TILES[2], TILES[3]) },
+                prompt,
+                $($op,)*
+            }
         };
     };
 }
 
-/// One line per instruction set.
+/// One line per instruction set: token, features, and the tiles `MR x NV` for floats and for int8.
 macro_rules! kernel_table {
-    ($NAME:ident: $Token:ident, []) => {
-        operations!(fill_table!($NAME, $Token, $Token, [inline(never)], || true,));
+    ($NAME:ident: $Token:ident, [], $mr:literal x $nv:literal, int8 $qmr:literal x $qnv:literal) => {
+        operations!(fill_table!($NAME, $Token, $Token, [inline(never)], || true, [$mr, $nv, $qmr, $qnv],));
     };
-    ($NAME:ident: $Token:ident, [$($feature:tt),+]) => {
+    ($NAME:ident: $Token:ident, [$($feature:tt),+], $mr:literal x $nv:literal, int8 $qmr:literal x $qnv:literal) => {
         operations!(fill_table!($NAME, $Token, $Token, [target_feature($(enable = $feature),+)],
-            || true $(&& std::arch::is_x86_feature_detected!($feature))+,));
+            || true $(&& std::arch::is_x86_feature_detected!($feature))+, [$mr, $nv, $qmr, $qnv],));
     };
 }
 
-kernel_table!(PORTABLE: Portable, []);
+kernel_table!(PORTABLE: Portable, [], 2 x 1, int8 2 x 1);
 #[cfg(target_arch = "x86_64")]
-kernel_table!(AVX2: Avx2, ["avx2", "fma", "f16c"]);
+kernel_table!(AVX2: Avx2, ["avx2", "fma", "f16c"], 6 x 1, int8 2 x 1);
 #[cfg(target_arch = "x86_64")]
-kernel_table!(AVX2_VNNI: Avx2Vnni, ["avx2", "fma", "f16c", "avxvnni"]);
+kernel_table!(AVX2_VNNI: Avx2Vnni, ["avx2", "fma", "f16c", "avxvnni"], 6 x 1, int8 3 x 1);
 #[cfg(target_arch = "x86_64")]
-kernel_table!(AVX512: Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl"]);
+kernel_table!(AVX512: Avx512, ["avx512f", "avx512bw", "avx512dq", "avx512vl"], 6 x 4, int8 5 x 2);
 #[cfg(target_arch = "x86_64")]
-kernel_table!(AVX512_VNNI: Avx512Vnni, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"]);
+kernel_table!(AVX512_VNNI: Avx512Vnni, ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni"],
+    6 x 4, int8 6 x 2);
 #[cfg(target_arch = "x86_64")]
 kernel_table!(AVX512_BF16: Avx512Bf16,
-    ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx512vbmi"]);
+    ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx512vbmi"],
+    6 x 4, int8 6 x 2);
 
 /// Every table of this build, best first.
 pub(crate) static TABLES: &[&KernelTable] = &[

@@ -1,5 +1,14 @@
-//! Block formats: what they look like on file, and how rows are read from them.
+//! Quantized matrices: the block formats of weight files, and the int8 groups that activations become.
 
+mod activations;
+pub(crate) mod blocks;
 mod format;
+mod rows;
+mod weights;
 
+pub use activations::{Activations, Forms};
 pub use format::Format;
+pub use weights::QuantWeights;
+
+pub(crate) use activations::{Groups, QuantizedRow, quantize_row, to_bf16_row};
+pub(crate) use rows::{dequantize_row, embed};

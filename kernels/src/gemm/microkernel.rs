@@ -1,0 +1,228 @@
+//! The register tiles: `MR` rows of activations times `16 NV` weight rows.
+//!
+//! Weights are the vector dimension: a panel holds, for every *cell* of k (1 f32, 2 bf16 or 4 int8), the cells of
+//! `NR = 16 NV` weight rows side by side, so one load feeds `16` outputs and the activation's cell is broadcast
+//! from its own row. No shuffle, no horizontal sum, and C is written along its rows.
+//!
+//! ```text
+//! panel, [cells][NR]:   k = 0: w00 w10 w20 ...    A row i: a0 a1 a2 ...       acc[i][v] += a_k * panel[k][v]
+//!                       k = 1: w01 w11 w21 ...
+//! ```
+//!
+//! `MR x NV` is the table's choice: accumulators, one row of the panel and a broadcast must fit the registers.
+
+#![allow(unsafe_code)]
+
+use crate::simd::{LANES, Simd};
+
+/// The largest MR of any table.
+pub(crate) const MAX_MR: usize = 6;
+
+/// A panel of 32-bit cells.
+#[derive(Clone, Copy)]
+pub(crate) struct CellPanel {
+    /// `[cells][NR]`
+    pub(crate) cells: *const u32,
+    pub(crate) len: usize,
+}
+
+/// `c[i][..] += sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain of fused multiply-adds (or bf16
+/// dot products) over k.
+///
+/// # Safety
+/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `c` `MR` rows of `16 NV` f32 at `ldc`.
+#[inline(always)]
+pub(crate) unsafe fn tile_cells<S: Simd, const MR: usize, const NV: usize, const BF16: bool>(
+    s: S,
+    panel: CellPanel,
+    a: *const u32,
+    a_stride: usize,
+    c: *mut f32,
+    ldc: usize,
+) {
+    // SAFETY: all offsets are below the extents that the caller promised.
+    unsafe {
+        let mut acc = [[s.splat(0.0); NV]; MR];
+        for i in 0..MR {
+            for v in 0..NV {
+                acc[i][v] = s.load(c.add(i * ldc + v * LANES));
+            }
+        }
+        let mut w_at = panel.cells;
+        for k in 0..panel.len {
+            if BF16 {
+                let mut w = [s.splat_cell(0); NV];
+                for v in 0..NV {
+                    w[v] = s.load_bytes(w_at.add(v * LANES).cast());
+                }
+                for i in 0..MR {
+                    let a = s.splat_cell(*a.add(i * a_stride + k));
+                    for v in 0..NV {
+                        acc[i][v] = s.dot_bf16(acc[i][v], w[v], a);
+                    }
+                }
+            } else {
+                let mut w = [s.splat(0.0); NV];
+                for v in 0..NV {
+                    w[v] = s.load(w_at.add(v * LANES).cast());
+                }
+                for i in 0..MR {
+                    let a = s.splat(f32::from_bits(*a.add(i * a_stride + k)));
+                    for v in 0..NV {
+                        acc[i][v] = s.mul_add(w[v], a, acc[i][v]);
+                    }
+                }
+            }
+            w_at = w_at.add(NV * LANES);
+        }
+        for i in 0..MR {
+            for v in 0..NV {
+                s.store(c.add(i * ldc + v * LANES), acc[i][v]);
+            }
+        }
+    }
+}
+
+/// A panel of int8 cells with the scales (and minima) of its sub-blocks.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Panel {
+    /// `[subs][SUB / 4][NR]` cells of 4 bytes.
+    pub(crate) cells: *const u8,
+    /// `[subs][NR]`
+    pub(crate) scale: *const f32,
+    /// `[subs][NR]`, read only where the format has minima.
+    pub(crate) min: *const f32,
+    /// Sub-blocks.
+    pub(crate) subs: usize,
+    /// What was added to every integer, and is taken off by way of the group sums.
+    pub(crate) offset: i32,
+}
+
+/// `MR` rows of int8 groups, at the panel's first group.
+#[derive(Clone, Copy)]
+pub(crate) struct Int8Rows {
+    pub(crate) q: *const i8,
+    pub(crate) q_stride: usize,
+    pub(crate) scale: *const f32,
+    pub(crate) sum: *const i32,
+    pub(crate) scaled_sum: *const f32,
+    pub(crate) group_stride: usize,
+}
+
+/// What is known of a block format when its tile is compiled.
+pub(crate) trait TileKind {
+    /// Values per scale.
+    const SUB: usize;
+    /// Whether minima are added.
+    const HAS_MIN: bool;
+    /// Whether the panel's bytes are signed.
+    const SIGNED: bool;
+}
+
+/// `c[i][..] += sum over sub-blocks of scale_a scale_w (integer dot product) + scaled_sum_a min_w`. The integer part is
+/// exact; each output is one f32 chain over sub-blocks.
+///
+/// # Safety
+/// `panel` must hold its sub-blocks for `16 NV` weight rows, `a` `MR` rows of as many groups of `SUB` values, `c` `MR`
+/// rows of `16 NV` f32 at `ldc`.
+#[inline(always)]
+pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: usize>(
+    s: S,
+    panel: Int8Panel,
+    a: Int8Rows,
+    c: *mut f32,
+    ldc: usize,
+) {
+    let nr = NV * LANES;
+    // SAFETY: all offsets are below the extents that the caller promised.
+    unsafe {
+        let mut sum = [[s.splat(0.0); NV]; MR];
+        for i in 0..MR {
+            for v in 0..NV {
+                sum[i][v] = s.load(c.add(i * ldc + v * LANES));
+            }
+        }
+        let mut w_at = panel.cells;
+        for sub in 0..panel.subs {
+            let mut acc = [[s.splat_i32(0); NV]; MR];
+            if !K::SIGNED {
+                for i in 0..MR {
+                    let correction = s.splat_i32(-panel.offset * *a.sum.add(i * a.group_stride + sub));
+                    for v in 0..NV {
+                        acc[i][v] = correction;
+                    }
+                }
+            }
+            for cell in 0..K::SUB / 4 {
+                let mut w = [s.splat_cell(0); NV];
+                for v in 0..NV {
+                    w[v] = s.load_bytes(w_at.add(v * 64));
+                }
+                w_at = w_at.add(nr * 4);
+                for i in 0..MR {
+                    let q = a.q.add(i * a.q_stride + sub * K::SUB + 4 * cell);
+                    let q = s.splat_cell(q.cast::<u32>().read_unaligned());
+                    for v in 0..NV {
+                        acc[i][v] = if K::SIGNED {
+                            s.dot_i8i8(acc[i][v], w[v], q)
+                        } else {
+                            s.dot_u8i8(acc[i][v], w[v], q)
+                        };
+                    }
+                }
+            }
+            for v in 0..NV {
+                let scale = s.load(panel.scale.add(sub * nr + v * LANES));
+                for i in 0..MR {
+                    let scale = s.mul(scale, s.splat(*a.scale.add(i * a.group_stride + sub)));
+                    sum[i][v] = s.mul_add(s.from_i32(acc[i][v]), scale, sum[i][v]);
+                }
+                if K::HAS_MIN {
+                    let min = s.load(panel.min.add(sub * nr + v * LANES));
+                    for i in 0..MR {
+                        let scaled_sum = s.splat(*a.scaled_sum.add(i * a.group_stride + sub));
+                        sum[i][v] = s.mul_add(min, scaled_sum, sum[i][v]);
+                    }
+                }
+            }
+        }
+        for i in 0..MR {
+            for v in 0..NV {
+                s.store(c.add(i * ldc + v * LANES), sum[i][v]);
+            }
+        }
+    }
+}
+
+/// Calls `$tile::<.., MR, ..>` for a run-time number of rows `1..=MR`, by name of the const parameter's position.
+macro_rules! for_mr {
+    ($rows:expr, $max:expr, |$MR:ident| $call:expr) => {
+        match $rows {
+            6 if $max >= 6 => {
+                const $MR: usize = 6;
+                $call
+            }
+            5 if $max >= 5 => {
+                const $MR: usize = 5;
+                $call
+            }
+            4 if $max >= 4 => {
+                const $MR: usize = 4;
+                $call
+            }
+            3 if $max >= 3 => {
+                const $MR: usize = 3;
+                $call
+            }
+            2 if $max >= 2 => {
+                const $MR: usize = 2;
+                $call
+            }
+            _ => {
+                const $MR: usize = 1;
+                $call
+            }
+        }
+    };
+}
+pub(crate) use for_mr;

@@ -1,0 +1,203 @@
+//! Matrix multiplication: `out = x W^T`, activations times weights in any format.
+//!
+//! ```text
+//! out[i, j] (+)= sum_k x[i, k] W[j, k] + bias[j]        x: m rows, W: n rows in their on-file layout
+//! ```
+//!
+//! Two orders of summation exist, chosen by the caller's [`Phase`] and never by a shape:
+//!
+//! - [`Phase::Prompt`]: panels of `NR` weight rows are unpacked into the cache once and multiplied with all rows of
+//!   x by a register tile. Each output is one chain over k (int8: over groups, each an exact integer).
+//! - [`Phase::Decode`]: every weight row is streamed once and multiplied with each row of x; lanes hold partial
+//!   sums over k that are folded at the end.
+//!
+//! Threads get disjoint ranges of weight rows; k is never split. So a row's bits depend on that row, the weights,
+//! the phase and the instruction set, and on nothing else.
+//!
+//! The path down: [`Kernels::matmul`] checks shapes and cuts the weight rows into parts, each part calls one leaf of
+//! the table (`prompt` or `decode`), which walks panels or rows down to the tiles in `microkernel`.
+
+mod decode;
+mod microkernel;
+mod prompt;
+
+use crate::error::KernelError;
+use crate::isa::Kernels;
+use crate::matrix::MatMut;
+use crate::pool::Team;
+use crate::quant::{Activations, Format, Forms, QuantWeights};
+use std::ops::Range;
+
+pub(crate) use decode::decode;
+pub(crate) use prompt::prompt;
+
+/// Which order of summation a matmul uses: an explicit argument, so that results never depend on row counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Many rows at once (reading a prompt): register tiles over unpacked panels.
+    Prompt,
+    /// One or a few rows (generating): weight rows are streamed.
+    Decode,
+}
+
+/// What happens to a product on its way to memory.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Epilogue<'a> {
+    /// Added to every row: one value per weight row.
+    pub bias: Option<&'a [f32]>,
+    /// Adds to what `out` holds (a residual) instead of replacing it.
+    pub accumulate: bool,
+}
+
+/// How the activations are read; follows from the weights' format and the forms that were made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Path {
+    /// f32 activations, weights widened or dequantized to f32.
+    F32,
+    /// int8 groups against the blocks' integers.
+    Int8,
+    /// bf16 against bf16.
+    Bf16,
+}
+
+impl Path {
+    fn choose(format: Format, made: Forms) -> Self {
+        if format.is_block_quantized() && made.int8 {
+            Path::Int8
+        } else if format == Format::BF16 && made.bf16 {
+            Path::Bf16
+        } else {
+            Path::F32
+        }
+    }
+}
+
+/// One part of a matmul, as the leaves see it.
+pub(crate) struct Job<'a> {
+    pub(crate) weights: QuantWeights<'a>,
+    pub(crate) x: &'a Activations,
+    pub(crate) path: Path,
+    pub(crate) bias: Option<&'a [f32]>,
+    pub(crate) accumulate: bool,
+}
+
+impl Job<'_> {
+    /// What a row of `out` starts from, before products are added: the residual or zero, plus the bias.
+    #[inline(always)]
+    fn start_row(&self, out: &mut [f32]) {
+        match (self.bias, self.accumulate) {
+            (None, false) => out.fill(0.0),
+            (None, true) => {}
+            (Some(bias), false) => out.copy_from_slice(bias),
+            (Some(bias), true) => {
+                for (o, b) in out.iter_mut().zip(bias) {
+                    *o += b;
+                }
+            }
+        }
+    }
+}
+
+/// Weight rows per part are a multiple of this: the widest panel of any table.
+const PART_UNIT: usize = 64;
+
+impl Kernels {
+    /// Multiplies activations with a weight matrix.
+    ///
+    /// `out[i, j] = sum_k x[i, k] W[j, k] + bias[j]`, or the same added to `out[i, j]` with
+    /// [`Epilogue::accumulate`].
+    ///
+    /// Shapes: `x` is `m x k`, `weights` `n x k` in any [`Format`], `out` `m x n` with any row stride.
+    ///
+    /// Block-quantized weights are multiplied with the int8 groups if [`Kernels::prepare`] made them, bf16 weights
+    /// with bf16 rows if made; everything else computes in f32. The accumulator is always f32 (int8: exact i32 within
+    /// a group). Error: at most `gamma_(k+2) sum |x w|` against the values that were really multiplied.
+    ///
+    /// NaN and infinity follow IEEE and stay within their row of x or of the weights. `m = 0` does nothing, `k = 0`
+    /// gives bias (plus `out`).
+    ///
+    /// # Errors
+    /// [`KernelError::Shape`] naming the argument; nothing has been written then.
+    ///
+    /// # Threads and determinism
+    /// Weight rows are spread over the team. The bits of a row of `out` do not depend on the number of threads, on
+    /// other rows, or on alignment.
+    ///
+    /// Source: K. Goto, R. van de Geijn, *Anatomy of High-Performance Matrix Multiplication*, 2008.
+    ///
+    /// ```
+    /// use gable_kernels::{Kernels, MatMut, Team, gemm::{Epilogue, Phase}, quant::*};
+    /// let bytes: Vec<u8> = [1.0_f32, 2.0, 3.0, 4.0].iter().flat_map(|x| x.to_le_bytes()).collect();
+    /// let w = QuantWeights::from_bytes(Format::F32, 2, 2, 8, &bytes)?;
+    /// let mut x = Activations::new(1, 2, Forms::EXACT);
+    /// x.begin(1, 2)?.row_mut(0).copy_from_slice(&[10.0, 1.0]);
+    /// let mut out = [0.0; 2];
+    /// let y = MatMut::from_rows(&mut out, 2);
+    /// Kernels::new()?.matmul(&Team::serial(), Phase::Decode, &x, &w, Epilogue::default(), y)?;
+    /// assert_eq!(out, [12.0, 34.0]);
+    /// # Ok::<(), gable_kernels::KernelError>(())
+    /// ```
+    pub fn matmul(
+        self,
+        team: &Team<'_>,
+        phase: Phase,
+        x: &Activations,
+        weights: &QuantWeights<'_>,
+        epilogue: Epilogue<'_>,
+        out: MatMut<'_>,
+    ) -> Result<(), KernelError> {
+        let shape = |what, expected, found| Err(KernelError::Shape { op: "matmul", what, expected, found });
+        if x.k() != weights.cols() {
+            return shape("weights.cols", x.k(), weights.cols());
+        }
+        if out.rows() != x.rows() {
+            return shape("out.rows", x.rows(), out.rows());
+        }
+        if out.cols() != weights.rows() {
+            return shape("out.cols", weights.rows(), out.cols());
+        }
+        if let Some(bias) = epilogue.bias
+            && bias.len() != weights.rows()
+        {
+            return shape("bias.len()", weights.rows(), bias.len());
+        }
+        if x.rows() == 0 || weights.rows() == 0 {
+            return Ok(());
+        }
+        let path = Path::choose(weights.format(), x.made());
+        let unit = match phase {
+            Phase::Prompt => PART_UNIT.min(weights.rows().div_ceil(team.threads()).next_multiple_of(32)),
+            Phase::Decode => 16,
+        };
+        let parts = parts(weights.rows(), unit, team.threads(), phase);
+        out.for_columns(team, unit, parts, |rows: Range<usize>, mut out| {
+            let job = Job {
+                weights: weights.row_range(rows.clone()),
+                x,
+                path,
+                bias: epilogue.bias.map(|b| &b[rows]),
+                accumulate: epilogue.accumulate,
+            };
+            match phase {
+                Phase::Prompt => self.table.prompt(&job, &mut out),
+                Phase::Decode => self.table.decode(&job, &mut out),
+            }
+        });
+        Ok(())
+    }
+}
+
+/// How many parts the weight rows are cut into: one per thread, and a few more for prompts and for large matrices,
+/// so that a thread that was held up does not hold up the others.
+fn parts(rows: usize, unit: usize, threads: usize, phase: Phase) -> usize {
+    if threads == 1 {
+        return 1;
+    }
+    let units = rows.div_ceil(unit);
+    let wanted = match phase {
+        Phase::Prompt => units,
+        Phase::Decode if rows >= 64 * unit => 4 * threads,
+        Phase::Decode => threads,
+    };
+    wanted.clamp(1, units)
+}

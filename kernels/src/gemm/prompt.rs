@@ -1,0 +1,323 @@
+//! The prompt leaf: weight panels are unpacked into the cache once and multiplied with all rows of activations.
+//!
+//! ```text
+//! for each panel of NR weight rows:
+//!     for each chunk of k:                        512 values
+//!         unpack the panel's chunk                on-file blocks -> cells and scales, in the stack (L1)
+//!         for each MR rows of x:                  streamed from L2
+//!             tile: out[MR, NR] += x panel        out stays in memory between chunks
+//! ```
+
+#![allow(unsafe_code)]
+
+use super::microkernel::{CellPanel, Int8Panel, Int8Rows, MAX_MR, TileKind, for_mr, tile_cells, tile_int8};
+use super::{Job, Path};
+use crate::matrix::MatMut;
+use crate::quant::blocks::{self, Block, CHUNK_SUBS, STEP};
+use crate::quant::{Format, Groups, dequantize_row};
+use crate::simd::{LANES, Simd};
+
+/// Cells of k per unpacked chunk, floats.
+const CHUNK_CELLS: usize = 256;
+/// Values of k per unpacked chunk, int8.
+const CHUNK_VALUES: usize = 512;
+/// The widest panels of any table.
+const MAX_CELL_NR: usize = 64;
+const MAX_INT8_NR: usize = 32;
+
+/// Leaf: one part of a matmul in prompt order, with tiles of `MR x NV` (floats) and `QMR x QNV` (int8).
+#[inline(always)]
+pub(crate) fn prompt<S: Simd, const MR: usize, const NV: usize, const QMR: usize, const QNV: usize>(
+    s: S,
+    job: &Job<'_>,
+    out: &mut MatMut<'_>,
+) {
+    for i in 0..out.rows() {
+        job.start_row(out.row_mut(i));
+    }
+    match (job.path, job.weights.format()) {
+        (Path::Int8, Format::Q4_0) => int8::<S, blocks::Q4_0, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q4_1) => int8::<S, blocks::Q4_1, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q5_0) => int8::<S, blocks::Q5_0, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q5_1) => int8::<S, blocks::Q5_1, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q8_0) => int8::<S, blocks::Q8_0, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q4_K) => int8::<S, blocks::Q4_K, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q5_K) => int8::<S, blocks::Q5_K, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q6_K) => int8::<S, blocks::Q6_K, QMR, QNV>(s, job, out),
+        (Path::Bf16, _) => cells::<S, true, MR, NV>(s, job, out),
+        (Path::F32 | Path::Int8, _) => cells::<S, false, MR, NV>(s, job, out),
+    }
+}
+
+/// Where a tile's outputs are: in `out` itself, or, where the panel has fewer rows than a tile has columns, in a
+/// small copy.
+struct TileOutput<'t> {
+    copy: &'t mut [f32; MAX_MR * MAX_CELL_NR],
+    c: *mut f32,
+    ldc: usize,
+    whole: bool,
+}
+
+impl<'t> TileOutput<'t> {
+    /// Rows `first..first + rows` and the columns `from..from + cols` of `out`, for a tile that is `nr` wide.
+    #[inline(always)]
+    fn open(
+        copy: &'t mut [f32; MAX_MR * MAX_CELL_NR],
+        out: &mut MatMut<'_>,
+        rows: std::ops::Range<usize>,
+        cols: std::ops::Range<usize>,
+        nr: usize,
+    ) -> Self {
+        let whole = cols.len() == nr;
+        if whole {
+            let ldc = out.stride();
+            let c = out.row_mut(rows.start)[cols].as_mut_ptr();
+            return TileOutput { copy, c, ldc, whole };
+        }
+        for (i, row) in rows.enumerate() {
+            copy[i * nr..][..cols.len()].copy_from_slice(&out.row_mut(row)[cols.clone()]);
+        }
+        let c = copy.as_mut_ptr();
+        TileOutput { copy, c, ldc: nr, whole }
+    }
+
+    #[inline(always)]
+    fn close(self, out: &mut MatMut<'_>, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) {
+        if !self.whole {
+            for (i, row) in rows.enumerate() {
+                out.row_mut(row)[cols.clone()].copy_from_slice(&self.copy[i * self.ldc..][..cols.len()]);
+            }
+        }
+    }
+}
+
+/// Float weights (or blocks in `exact` numerics): panels of f32, or of bf16 pairs.
+#[inline(always)]
+fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
+    s: S,
+    job: &Job<'_>,
+    out: &mut MatMut<'_>,
+) {
+    let nr = NV * LANES;
+    assert!(MR <= MAX_MR && nr <= MAX_CELL_NR);
+    let (n, k) = (job.weights.rows(), job.x.k());
+    let per_cell = if BF16 { 2 } else { 1 };
+    let mut panel = [0_u32; CHUNK_CELLS * MAX_CELL_NR];
+    let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
+    for first in (0..n).step_by(nr) {
+        let cols = first..(first + nr).min(n);
+        for from in (0..k).step_by(CHUNK_CELLS * per_cell) {
+            let to = (from + CHUNK_CELLS * per_cell).min(k);
+            unpack_cells::<S, BF16>(s, job, first, nr, from, to, &mut panel);
+            let panel = CellPanel { cells: panel.as_ptr(), len: (to - from).div_ceil(per_cell) };
+            for row in (0..out.rows()).step_by(MR) {
+                let rows = row..(row + MR).min(out.rows());
+                let (a, stride): (*const u32, usize) = if BF16 {
+                    (job.x.bf16_row(row)[from..].as_ptr().cast(), job.x.stride() / 2)
+                } else {
+                    (job.x.f32_row(row)[from..].as_ptr().cast(), job.x.stride())
+                };
+                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr);
+                for_mr!(rows.len(), MR, |ROWS| {
+                    // SAFETY: rows of x are padded to 64 values and `stride` apart; the panel is as long as it says; the
+                    // tile's output holds `rows` rows of NR.
+                    unsafe { tile_cells::<S, ROWS, NV, BF16>(s, panel, a, stride, tile.c, tile.ldc) }
+                });
+                tile.close(out, rows, cols.clone());
+            }
+        }
+    }
+}
+
+/// Fills `panel[cell][j]` with the cells of weight rows `first..first + nr`, zeros beyond the last row.
+#[inline(always)]
+fn unpack_cells<S: Simd, const BF16: bool>(
+    s: S,
+    job: &Job<'_>,
+    first: usize,
+    nr: usize,
+    from: usize,
+    to: usize,
+    panel: &mut [u32; CHUNK_CELLS * MAX_CELL_NR],
+) {
+    let weights = &job.weights;
+    let per_cell = if BF16 { 2 } else { 1 };
+    let cells = (to - from).div_ceil(per_cell);
+    for group in (0..nr).step_by(LANES) {
+        let mut rows = [[0_u32; CHUNK_CELLS]; LANES];
+        for (i, cells) in rows.iter_mut().enumerate() {
+            let row = first + group + i;
+            if row >= weights.rows() {
+                break;
+            }
+            let bytes = weights.row(row);
+            if BF16 {
+                let source = bytes[2 * from..2 * to].chunks(4);
+                for (cell, source) in cells.iter_mut().zip(source) {
+                    *cell = match *source {
+                        [a, b, c, d] => u32::from_le_bytes([a, b, c, d]),
+                        [a, b, ..] => u32::from_le_bytes([a, b, 0, 0]),
+                        _ => 0,
+                    };
+                }
+            } else {
+                // SAFETY: from..to is inside the row; 256 cells hold any chunk.
+                unsafe {
+                    // A chunk begins on a multiple of 256 values, which is a block of every format.
+                    let format = weights.format();
+                    let row = bytes.as_ptr().add(from / format.block_len() * format.block_bytes());
+                    dequantize_row(s, format, row, 0, to - from, cells.as_mut_ptr().cast());
+                }
+            }
+        }
+        for cell in (0..cells).step_by(LANES) {
+            // SAFETY: 16 rows of 256 cells on one side, `nr` columns of at least `cells` rounded up to 16 on the other.
+            unsafe {
+                let dst = panel.as_mut_ptr().add(cell * nr + group);
+                s.transpose(rows.as_ptr().cast::<u32>().add(cell), CHUNK_CELLS, dst, nr);
+            }
+        }
+    }
+}
+
+/// The tile that fits a block format on a token.
+struct KindOf<S, B>(std::marker::PhantomData<(S, B)>);
+
+impl<S: Simd, B: Block> TileKind for KindOf<S, B> {
+    const SUB: usize = B::SUB;
+    const HAS_MIN: bool = B::HAS_MIN;
+    /// Full-range bytes are made unsigned where the dot product takes them, which the sums put right at no cost.
+    const SIGNED: bool = B::SIGNED && S::DOT_U8_MAX < 255;
+}
+
+/// Block-quantized weights against int8 groups.
+#[inline(always)]
+fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
+    let nr = NV * LANES;
+    assert!(MR <= MAX_MR && nr <= MAX_INT8_NR);
+    let (n, k) = (job.weights.rows(), job.x.k());
+    let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
+    let mut panel = Panel::new();
+    let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
+    for first in (0..n).step_by(nr) {
+        let cols = first..(first + nr).min(n);
+        for from in (0..k).step_by(CHUNK_VALUES) {
+            let to = (from + CHUNK_VALUES).min(k);
+            panel.unpack::<S, B>(s, job, first, nr, from, to);
+            let view = Int8Panel {
+                cells: panel.cells.as_ptr(),
+                scale: panel.scale.as_ptr(),
+                min: panel.min.as_ptr(),
+                subs: (to - from) / B::SUB,
+                offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },
+            };
+            for row in (0..out.rows()).step_by(MR) {
+                let rows = row..(row + MR).min(out.rows());
+                let a = int8_rows(job, groups, row, from, B::SUB);
+                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr);
+                for_mr!(rows.len(), MR, |ROWS| {
+                    // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as
+                    // long as it says; the tile's output holds `rows` rows of NR.
+                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, tile.c, tile.ldc) }
+                });
+                tile.close(out, rows, cols.clone());
+            }
+        }
+    }
+}
+
+/// Rows of int8 activations from row `row` and value `from` on.
+#[inline(always)]
+fn int8_rows(job: &Job<'_>, groups: &Groups, row: usize, from: usize, sub: usize) -> Int8Rows {
+    let at = row * groups.stride + from / sub;
+    Int8Rows {
+        q: job.x.i8_row(row)[from..].as_ptr(),
+        q_stride: job.x.stride(),
+        scale: groups.scale[at..].as_ptr(),
+        sum: groups.sum[at..].as_ptr(),
+        scaled_sum: groups.scaled_sum[at..].as_ptr(),
+        group_stride: groups.stride,
+    }
+}
+
+/// An unpacked chunk of a panel: 16 KiB of cells and up to 32 sub-blocks' scales and minima.
+struct Panel {
+    cells: [u8; CHUNK_VALUES * MAX_INT8_NR],
+    scale: [f32; CHUNK_VALUES / 16 * MAX_INT8_NR],
+    min: [f32; CHUNK_VALUES / 16 * MAX_INT8_NR],
+}
+
+impl Panel {
+    #[inline(always)]
+    fn new() -> Self {
+        let scales = [0.0; CHUNK_VALUES / 16 * MAX_INT8_NR];
+        Panel { cells: [0; CHUNK_VALUES * MAX_INT8_NR], scale: scales, min: scales }
+    }
+
+    /// Unpacks the values `from..to` of weight rows `first..first + nr`; rows beyond the last get zero scales.
+    #[inline(always)]
+    fn unpack<S: Simd, B: Block>(
+        &mut self,
+        s: S,
+        job: &Job<'_>,
+        first: usize,
+        nr: usize,
+        from: usize,
+        to: usize,
+    ) {
+        let weights = &job.weights;
+        let unsigned = s.splat_cell(if B::SIGNED && S::DOT_U8_MAX == 255 { 0x8080_8080 } else { 0 });
+        for group in (0..nr).step_by(LANES) {
+            for sub in (from / B::SUB..to / B::SUB).step_by(CHUNK_SUBS) {
+                let n = (to / B::SUB - sub).min(CHUNK_SUBS);
+                let mut scale = [[0.0_f32; CHUNK_SUBS]; LANES];
+                let mut min = [[0.0_f32; CHUNK_SUBS]; LANES];
+                for i in 0..LANES.min(weights.rows().saturating_sub(first + group)) {
+                    // SAFETY: sub-blocks sub..sub + n are of the row; the arrays hold 16 each.
+                    unsafe {
+                        let w = B::scales(s, weights.row(first + group + i).as_ptr(), sub, n);
+                        s.store(scale[i].as_mut_ptr(), w.scale);
+                        s.store(min[i].as_mut_ptr(), w.min);
+                    }
+                }
+                let at = (sub - from / B::SUB) * nr + group;
+                // SAFETY: 16 x 16 scales go to 16 rows of `nr`, of which the chunk has room for 32.
+                unsafe {
+                    s.transpose(
+                        scale.as_ptr().cast(),
+                        CHUNK_SUBS,
+                        self.scale.as_mut_ptr().add(at).cast(),
+                        nr,
+                    );
+                    if B::HAS_MIN {
+                        s.transpose(
+                            min.as_ptr().cast(),
+                            CHUNK_SUBS,
+                            self.min.as_mut_ptr().add(at).cast(),
+                            nr,
+                        );
+                    }
+                }
+            }
+            for value in (from..to).step_by(STEP) {
+                let mut rows = [[0_u8; STEP]; LANES];
+                for (i, bytes) in rows.iter_mut().enumerate() {
+                    let row = first + group + i;
+                    if row >= weights.rows() {
+                        break;
+                    }
+                    // SAFETY: 64 values (32 in the last step of an odd number of blocks) from `value` are of the row.
+                    unsafe {
+                        let q = B::bytes(s, weights.row(row).as_ptr(), value, value + 32 >= to);
+                        s.store_bytes(bytes.as_mut_ptr(), s.xor(q, unsigned));
+                    }
+                }
+                // SAFETY: 16 x 16 cells go to 16 rows of `nr` cells inside the chunk's 128.
+                unsafe {
+                    let dst = self.cells.as_mut_ptr().cast::<u32>().add((value - from) / 4 * nr + group);
+                    s.transpose(rows.as_ptr().cast(), LANES, dst, nr);
+                }
+            }
+        }
+    }
+}
