@@ -8,6 +8,7 @@ pub mod matrix;
 #[allow(unsafe_code)]
 pub mod pool;
 pub mod quant;
+pub mod reference;
 mod simd;
 mod softmax;
 mod table;

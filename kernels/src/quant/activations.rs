@@ -94,7 +94,7 @@ fn stride_of(k: usize) -> usize {
 }
 
 fn groups_of(k: usize) -> usize {
-    k.div_ceil(GROUP).next_multiple_of(LANES)
+    k.div_ceil(GROUP).next_multiple_of(LANES).max(LANES)
 }
 
 impl Activations {

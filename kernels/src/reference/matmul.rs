@@ -1,0 +1,58 @@
+//! Matrix multiplication as defined.
+
+use super::quant::{Value, block_values, dequantize, int8_groups};
+use crate::quant::QuantWeights;
+use half::bf16;
+
+/// An exact result and the magnitude that its error bound is scaled with.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sum {
+    /// `sum a b`
+    pub value: f64,
+    /// `sum |a b|`
+    pub magnitude: f64,
+}
+
+fn sum(terms: impl Iterator<Item = f64>) -> Sum {
+    terms.fold(Sum { value: 0.0, magnitude: 0.0 }, |s, t| Sum {
+        value: s.value + t,
+        magnitude: s.magnitude + t.abs(),
+    })
+}
+
+/// `x` times every row of `weights`, both as f32.
+pub fn f32(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
+    (0..weights.rows())
+        .map(|j| {
+            let w = dequantize(weights.format(), weights.row(j));
+            sum(x.iter().zip(&w).map(|(x, w)| f64::from(*x) * f64::from(*w)))
+        })
+        .collect()
+}
+
+/// `x`, rounded to bf16, times every row of bf16 weights.
+pub fn bf16(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
+    let x: Vec<f32> = x.iter().map(|x| bf16::from_f32(*x).to_f32()).collect();
+    f32(&x, weights)
+}
+
+/// `x`, as int8 groups of 32, times every row of block-quantized weights. The magnitude is that of the per-block terms
+/// whose integers are exact.
+pub fn int8(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
+    let groups = int8_groups(x);
+    let sub = if weights.format() == crate::quant::Format::Q6_K { 16 } else { 32 };
+    (0..weights.rows())
+        .map(|j| {
+            let values = block_values(weights.format(), weights.row(j));
+            sum(values.chunks(sub).enumerate().flat_map(|(i, w)| {
+                let group = &groups[i * sub / 32];
+                let q = &group.q[i * sub % 32..][..sub];
+                let Value { scale, min, .. } = w[0];
+                let dot: i64 = w.iter().zip(q).map(|(w, q)| i64::from(w.q) * i64::from(*q)).sum();
+                let total: i64 = q.iter().map(|q| i64::from(*q)).sum();
+                let x_scale = f64::from(group.scale);
+                [f64::from(scale) * x_scale * dot as f64, f64::from(min.unwrap_or(0.0)) * x_scale * total as f64]
+            }))
+        })
+        .collect()
+}
