@@ -5,7 +5,7 @@ pub mod error;
 pub mod gemm;
 pub mod isa;
 pub mod matrix;
-#[allow(unsafe_code)]
+#[allow(unsafe_code)] // lends a caller's closure to the workers for the time of one call
 pub mod pool;
 pub mod quant;
 pub mod reference;
