@@ -1,6 +1,6 @@
 //! What can go wrong while a model is opened or run.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Why a model, tokenizer or template could not be loaded. Every variant names the object and what to do or what was found.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +21,14 @@ pub enum LoadError {
         path: PathBuf,
         /// What it looks like, and what to do.
         reason: String,
+    },
+    /// Something is wrong inside a file.
+    #[error("{path}: {error}")]
+    InFile {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong in it.
+        error: Box<LoadError>,
     },
     /// The header breaks the format's rules.
     #[error("byte {offset}: {reason}")]
@@ -68,6 +76,16 @@ pub enum LoadError {
     /// The chat template does not compile.
     #[error("chat template: {0}")]
     Template(String),
+}
+
+impl LoadError {
+    /// The same error with the name of the file, unless it has one already.
+    pub(crate) fn in_file(self, path: &Path) -> LoadError {
+        match self {
+            LoadError::Io { .. } | LoadError::NotAModel { .. } | LoadError::InFile { .. } => self,
+            error => LoadError::InFile { path: path.to_path_buf(), error: Box::new(error) },
+        }
+    }
 }
 
 /// Why a forward pass, a generation or a rendering stopped.

@@ -5,15 +5,20 @@ pub mod arch;
 pub mod chat_template;
 pub mod config;
 pub mod error;
+mod file_kind;
 pub mod forward;
 pub mod generate;
 pub mod gguf;
+// The only module with unsafe code: it maps files into memory.
+#[allow(unsafe_code)]
 pub mod mapped_file;
 pub mod observer;
 pub mod safetensors;
 pub mod sampler;
 pub mod session;
+pub mod tensor_table;
 pub mod tokenizer;
+mod unique_keys;
 pub mod weights;
 
 pub use error::{LoadError, RunError};
