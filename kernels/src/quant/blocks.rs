@@ -233,8 +233,9 @@ unsafe fn k_scales<S: Simd>(s: S, p: *const u8, block_bytes: usize, n: usize) ->
     unsafe {
         s.store(d.as_mut_ptr(), s.load_f16(heads.as_ptr()));
         let scale = s.mul(s.spread2(d.as_ptr()), s.from_i32(s.load_u8(scales.as_ptr().cast())));
-        let min = s.mul(s.spread2(d.as_ptr().add(2)), s.from_i32(s.load_u8(mins.as_ptr().cast())));
-        Scales { scale, min: s.sub(s.splat(0.0), min) }
+        // Adding the negated product is subtracting the product, down to the sign of a zero.
+        let dmin = s.mul(s.splat(-1.0), s.spread2(d.as_ptr().add(2)));
+        Scales { scale, min: s.mul(dmin, s.from_i32(s.load_u8(mins.as_ptr().cast()))) }
     }
 }
 
