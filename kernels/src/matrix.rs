@@ -44,11 +44,17 @@ fn check(op: &'static str, len: usize, rows: usize, cols: usize, stride: usize) 
 /// A read-only matrix view.
 #[derive(Debug)]
 pub struct MatRef<'a, T = f32> {
-    data: &'a [T],
+    data: *const T,
     rows: usize,
     cols: usize,
     stride: usize,
+    lifetime: PhantomData<&'a [T]>,
 }
+
+// SAFETY: a MatRef is a shared borrow of its elements, like `&[T]`.
+unsafe impl<T: Sync> Send for MatRef<'_, T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for MatRef<'_, T> {}
 
 impl<T> Clone for MatRef<'_, T> {
     fn clone(&self) -> Self {
@@ -64,13 +70,13 @@ impl<'a, T> MatRef<'a, T> {
     /// [`KernelError::Shape`] if the stride is below `cols` or the data are too short.
     pub fn new(data: &'a [T], rows: usize, cols: usize, stride: usize) -> Result<Self, KernelError> {
         check("MatRef::new", data.len(), rows, cols, stride)?;
-        Ok(MatRef { data, rows, cols, stride })
+        Ok(MatRef { data: data.as_ptr(), rows, cols, stride, lifetime: PhantomData })
     }
 
     /// Rows that follow each other without a gap; a last incomplete row is left out.
     pub fn from_rows(data: &'a [T], cols: usize) -> Self {
         let rows = data.len().checked_div(cols).unwrap_or(0);
-        MatRef { data, rows, cols, stride: cols }
+        MatRef { data: data.as_ptr(), rows, cols, stride: cols, lifetime: PhantomData }
     }
 
     /// Number of rows.
@@ -94,7 +100,8 @@ impl<'a, T> MatRef<'a, T> {
     /// If `i >= rows`.
     pub fn row(&self, i: usize) -> &'a [T] {
         assert!(i < self.rows);
-        &self.data[i * self.stride..][..self.cols]
+        // SAFETY: row i lies inside the checked extent, which is borrowed for 'a.
+        unsafe { std::slice::from_raw_parts(self.data.add(i * self.stride), self.cols) }
     }
 
     /// A strip of columns.
@@ -103,8 +110,7 @@ impl<'a, T> MatRef<'a, T> {
     /// If the range is not within the columns.
     pub fn columns(&self, cols: Range<usize>) -> Self {
         assert!(cols.start <= cols.end && cols.end <= self.cols);
-        let start = if self.rows == 0 { 0 } else { cols.start };
-        MatRef { data: &self.data[start..], rows: self.rows, cols: cols.len(), stride: self.stride }
+        self.strip(0..self.rows, cols)
     }
 
     /// Some consecutive rows.
@@ -113,8 +119,16 @@ impl<'a, T> MatRef<'a, T> {
     /// If the range is not within the rows.
     pub fn row_range(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
-        let start = if rows.is_empty() { 0 } else { rows.start * self.stride };
-        MatRef { data: &self.data[start..], rows: rows.len(), cols: self.cols, stride: self.stride }
+        self.strip(rows, 0..self.cols)
+    }
+
+    /// The elements at rows and columns that the caller has checked.
+    fn strip(&self, rows: Range<usize>, cols: Range<usize>) -> Self {
+        let offset =
+            if rows.is_empty() || cols.is_empty() { 0 } else { rows.start * self.stride + cols.start };
+        // SAFETY: an element of the view, or its start.
+        let data = unsafe { self.data.add(offset) };
+        MatRef { data, rows: rows.len(), cols: cols.len(), ..*self }
     }
 }
 
@@ -130,7 +144,7 @@ pub struct MatMut<'a, T = f32> {
 
 // SAFETY: a MatMut is an exclusive borrow of its elements, like `&mut [T]`.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
-// SAFETY: `&MatMut` gives no access to elements (strips are taken through the unsafe `Strips` only).
+// SAFETY: `&MatMut` lets elements be read only; strips to write are taken by `for_columns` and `Rows::part`.
 unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
@@ -172,6 +186,17 @@ impl<'a, T> MatMut<'a, T> {
         assert!(i < self.rows);
         // SAFETY: row i lies inside the checked extent, and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
+    }
+
+    /// The same elements, to be read.
+    pub fn as_ref(&self) -> MatRef<'_, T> {
+        MatRef {
+            data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            lifetime: PhantomData,
+        }
     }
 
     /// The same view for a shorter time.

@@ -1,1 +1,366 @@
-//! (stub)
+//! What a model looks like: one plain struct, filled from GGUF metadata or a Hugging Face `config.json`, checked once.
+
+use crate::LoadError;
+use crate::arch::Family;
+use crate::gguf::{FromValue, Metadata};
+use gable_kernels::activation::Activation;
+use gable_kernels::rope::{RopePairing, RopeScaling};
+use serde_json::Value as Json;
+
+/// Which normalisation a family uses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NormKind {
+    /// RMSNorm: no mean, no bias.
+    Rms,
+    /// LayerNorm with weight and bias.
+    Layer,
+}
+
+/// How a model knows positions.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Positions {
+    /// Queries and keys are turned.
+    Rope {
+        /// Which two values are turned together: a matter of the file's loader, not of the family.
+        pairing: RopePairing,
+        /// Turned values per head.
+        n_rot: usize,
+        /// Base of the frequencies.
+        base: f32,
+        /// Base in layers with a sliding window.
+        window_base: f32,
+        /// How the frequencies were stretched; layers with a sliding window are never stretched.
+        scaling: RopeScaling,
+    },
+    /// A learned vector per position is added to the embedding.
+    Learned,
+}
+
+/// The shape of a transformer and the constants of its formulas.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// Name of the family, as in `general.architecture`.
+    pub architecture: &'static str,
+    /// Transformer blocks.
+    pub n_layers: usize,
+    /// Length of the vectors that flow through the layers.
+    pub d_model: usize,
+    /// Width of the feed-forward network.
+    pub d_ff: usize,
+    /// Query heads.
+    pub n_heads: usize,
+    /// Key and value heads: divides `n_heads`.
+    pub n_kv_heads: usize,
+    /// Length of a head's query, key and value.
+    pub head_dim: usize,
+    /// Tokens in the vocabulary.
+    pub vocab_size: usize,
+    /// Positions that the model was made for.
+    pub max_seq_len: usize,
+    /// RMSNorm or LayerNorm.
+    pub norm: NormKind,
+    /// Added to the mean square before the root.
+    pub norm_eps: f32,
+    /// How positions enter.
+    pub positions: Positions,
+    /// Nonlinearity of the feed-forward network.
+    pub activation: Activation,
+    /// Embeddings are multiplied with this.
+    pub embedding_scale: f32,
+    /// Products of queries and keys are multiplied with this.
+    pub attention_scale: f32,
+    /// `c`: scores become `c tanh(score / c)`.
+    pub attention_soft_cap: Option<f32>,
+    /// `c`: logits become `c tanh(logit / c)`.
+    pub logit_soft_cap: Option<f32>,
+    /// Per layer: how many positions it looks back, itself included; `None` for all.
+    pub windows: Vec<Option<usize>>,
+}
+
+/// Widest accepted extents: far above any model, low enough that no product of two can overflow.
+const MAX_EXTENT: usize = 1 << 24;
+
+fn bad(key: &str, reason: String) -> LoadError {
+    LoadError::Metadata { key: key.to_owned(), reason }
+}
+
+/// A GGUF file's keys of one architecture.
+pub struct Keys<'a> {
+    metadata: &'a Metadata,
+    architecture: &'a str,
+}
+
+impl<'a> Keys<'a> {
+    /// `<architecture>.<key>`, if present.
+    ///
+    /// # Errors
+    /// Another type, or out of the type's range.
+    pub fn get<T: FromValue<'a>>(&self, key: &str) -> Result<Option<T>, LoadError> {
+        self.metadata.get(&format!("{}.{key}", self.architecture))
+    }
+
+    fn extent(&self, key: &str) -> Result<usize, LoadError> {
+        let name = format!("{}.{key}", self.architecture);
+        extent(&name, self.metadata.require::<u64>(&name)?)
+    }
+
+    fn extent_or(&self, key: &str, default: usize) -> Result<usize, LoadError> {
+        let found: Option<u64> = self.get(key)?;
+        found.map_or(Ok(default), |v| extent(&format!("{}.{key}", self.architecture), v))
+    }
+}
+
+fn extent(key: &str, value: u64) -> Result<usize, LoadError> {
+    match usize::try_from(value) {
+        Ok(n) if (1..=MAX_EXTENT).contains(&n) => Ok(n),
+        _ => Err(bad(key, format!("is {value}; allowed: 1 to {MAX_EXTENT}"))),
+    }
+}
+
+impl ModelConfig {
+    /// Reads a GGUF file's metadata. `vocab_size` is the number of rows of the embedding table.
+    ///
+    /// # Errors
+    /// A missing, mistyped or impossible key, by name.
+    pub fn from_gguf(
+        family: &'static Family,
+        metadata: &Metadata,
+        vocab_size: usize,
+    ) -> Result<Self, LoadError> {
+        let architecture = metadata.require::<&str>("general.architecture")?;
+        let keys = Keys { metadata, architecture };
+        let d_model = keys.extent("embedding_length")?;
+        let n_heads = keys.extent("attention.head_count")?;
+        let head_dim = keys.extent_or("attention.key_length", d_model / n_heads)?;
+        let n_layers = keys.extent("block_count")?;
+        let eps_key = match family.norm {
+            NormKind::Rms => "attention.layer_norm_rms_epsilon",
+            NormKind::Layer => "attention.layer_norm_epsilon",
+        };
+        let positions = match family.gguf_rope {
+            None => Positions::Learned,
+            Some(pairing) => {
+                let base = keys.get("rope.freq_base")?.unwrap_or(10_000.0);
+                Positions::Rope {
+                    pairing,
+                    n_rot: keys.extent_or("rope.dimension_count", head_dim)?,
+                    base,
+                    window_base: keys.get("rope.freq_base_swa")?.or(family.window_rope_base).unwrap_or(base),
+                    scaling: gguf_rope_scaling(&keys)?,
+                }
+            }
+        };
+        let window: Option<u64> = keys.get("attention.sliding_window")?;
+        // An array of booleans in some files; then the family's own pattern counts.
+        let pattern = metadata.value(&format!("{architecture}.attention.sliding_window_pattern"));
+        let pattern = pattern.and_then(|v| v.as_integer()).and_then(|n| u64::try_from(n).ok());
+        let config = ModelConfig {
+            architecture: family.name,
+            n_layers,
+            d_model,
+            d_ff: keys.extent("feed_forward_length")?,
+            n_heads,
+            n_kv_heads: keys.extent_or("attention.head_count_kv", n_heads)?,
+            head_dim,
+            vocab_size,
+            max_seq_len: keys.extent("context_length")?,
+            norm: family.norm,
+            norm_eps: keys.get(eps_key)?.unwrap_or(1e-5),
+            positions,
+            activation: family.activation,
+            embedding_scale: family.embedding_scale(d_model),
+            attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            attention_soft_cap: keys.get("attn_logit_softcapping")?,
+            logit_soft_cap: keys.get("final_logit_softcapping")?,
+            windows: windows(family, n_layers, window, pattern),
+        };
+        config.validate(|field| format!("{architecture}.{}", gguf_key(field)))
+    }
+
+    /// Reads a Hugging Face `config.json`.
+    ///
+    /// # Errors
+    /// A missing, mistyped or impossible key, by name.
+    pub fn from_hf(family: &'static Family, json: &Json) -> Result<Self, LoadError> {
+        // Multimodal checkpoints keep the language model's configuration one level down.
+        let json = json.get("text_config").filter(|_| json.get("hidden_size").is_none()).unwrap_or(json);
+        let first = |names: &[&str]| names.iter().find_map(|n| json.get(n)).filter(|v| !v.is_null());
+        let number = |names: &[&str]| {
+            let value = first(names);
+            match value.map(Json::as_u64) {
+                Some(None) => Err(bad(
+                    names[0],
+                    format!("is {}; allowed: a whole number", value.unwrap_or(&Json::Null)),
+                )),
+                Some(Some(n)) => extent(names[0], n).map(Some),
+                None => Ok(None),
+            }
+        };
+        let required = |names: &[&str]| {
+            number(names)?.ok_or_else(|| bad(names[0], "is missing from config.json".to_owned()))
+        };
+        let float = |names: &[&str]| first(names).and_then(Json::as_f64).map(|x| x as f32);
+        let d_model = required(&["hidden_size", "n_embd"])?;
+        let n_heads = required(&["num_attention_heads", "n_head"])?;
+        let n_layers = required(&["num_hidden_layers", "n_layer"])?;
+        let head_dim = number(&["head_dim"])?.unwrap_or(d_model / n_heads);
+        let rope = first(&["rope_parameters", "rope_scaling"]);
+        // Newer configurations keep one set of RoPE parameters per kind of layer.
+        let (full, local) = match rope {
+            Some(r) if r.get("full_attention").is_some() => {
+                (r.get("full_attention"), r.get("sliding_attention"))
+            }
+            other => (other, None),
+        };
+        let theta =
+            |v: Option<&Json>| v.and_then(|v| v.get("rope_theta")).and_then(Json::as_f64).map(|x| x as f32);
+        let positions = if family.gguf_rope.is_none() {
+            Positions::Learned
+        } else {
+            let base = float(&["rope_theta"]).or(theta(full)).unwrap_or(family.default_rope_base);
+            let window_base =
+                float(&["rope_local_base_freq"]).or(theta(local)).or(family.window_rope_base).unwrap_or(base);
+            let scaling = hf_rope_scaling(full)?;
+            Positions::Rope { pairing: RopePairing::Halves, n_rot: head_dim, base, window_base, scaling }
+        };
+        let uses_window = first(&["use_sliding_window"]).and_then(Json::as_bool).unwrap_or(true);
+        let window = number(&["sliding_window"])?.filter(|_| uses_window).map(|n| n as u64);
+        let pattern = number(&["sliding_window_pattern", "_sliding_window_pattern"])?.map(|n| n as u64);
+        let mut layer_windows = windows(family, n_layers, window, pattern);
+        if let Some(kinds) = first(&["layer_types"]).and_then(Json::as_array) {
+            for (slot, kind) in layer_windows.iter_mut().zip(kinds) {
+                let sliding = kind.as_str() == Some("sliding_attention");
+                *slot = window.filter(|_| sliding).map(|n| n as usize);
+            }
+        }
+        let query_scale = float(&["query_pre_attn_scalar"]).unwrap_or(head_dim as f32);
+        let config = ModelConfig {
+            architecture: family.name,
+            n_layers,
+            d_model,
+            d_ff: number(&["intermediate_size", "n_inner"])?.unwrap_or(4 * d_model),
+            n_heads,
+            n_kv_heads: number(&["num_key_value_heads"])?.unwrap_or(n_heads),
+            head_dim,
+            vocab_size: required(&["vocab_size"])?,
+            max_seq_len: required(&["max_position_embeddings", "n_positions"])?,
+            norm: family.norm,
+            norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon"]).unwrap_or(1e-6),
+            positions,
+            activation: family.activation,
+            embedding_scale: family.embedding_scale(d_model),
+            attention_scale: 1.0 / query_scale.sqrt(),
+            attention_soft_cap: float(&["attn_logit_softcapping"]),
+            logit_soft_cap: float(&["final_logit_softcapping"]),
+            windows: layer_windows,
+        };
+        config.validate(str::to_owned)
+    }
+
+    /// Refuses what no transformer can have; `key` names a field as the file does.
+    fn validate(self, key: impl Fn(&str) -> String) -> Result<Self, LoadError> {
+        let fail = |field: &str, reason: String| Err(bad(&key(field), reason));
+        if self.n_layers > 1024 {
+            return fail("num_hidden_layers", format!("is {}; allowed: 1 to 1024", self.n_layers));
+        }
+        if !self.n_heads.is_multiple_of(self.n_kv_heads) {
+            let reason =
+                format!("is {}, which does not divide {} query heads", self.n_kv_heads, self.n_heads);
+            return fail("num_key_value_heads", reason);
+        }
+        if !self.head_dim.is_multiple_of(8) || self.head_dim > 512 {
+            return fail("head_dim", format!("is {}; allowed: multiples of 8 up to 512", self.head_dim));
+        }
+        if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
+            return fail("rms_norm_eps", format!("is {}; allowed: positive numbers", self.norm_eps));
+        }
+        if let Positions::Rope { n_rot, base, window_base, .. } = self.positions {
+            if n_rot > self.head_dim || !n_rot.is_multiple_of(2) {
+                let reason = format!("is {n_rot}; allowed: even numbers up to the head's {}", self.head_dim);
+                return fail("rope_dimension", reason);
+            }
+            if !(base.is_finite() && base > 0.0 && window_base.is_finite() && window_base > 0.0) {
+                return fail("rope_theta", format!("is {base}; allowed: positive numbers"));
+            }
+        }
+        for cap in [self.attention_soft_cap, self.logit_soft_cap].into_iter().flatten() {
+            if !(cap.is_finite() && cap > 0.0) {
+                return fail("soft-capping", format!("is {cap}; allowed: positive numbers"));
+            }
+        }
+        Ok(self)
+    }
+
+    /// Values of all query heads together.
+    pub fn q_dim(&self) -> usize {
+        self.n_heads * self.head_dim
+    }
+
+    /// Values of all key (or value) heads together.
+    pub fn kv_dim(&self) -> usize {
+        self.n_kv_heads * self.head_dim
+    }
+}
+
+/// The GGUF name of a field that [`ModelConfig::validate`] names as Hugging Face does.
+fn gguf_key(field: &str) -> &str {
+    match field {
+        "num_hidden_layers" => "block_count",
+        "num_key_value_heads" => "attention.head_count_kv",
+        "head_dim" => "attention.key_length",
+        "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "rope_dimension" => "rope.dimension_count",
+        "rope_theta" => "rope.freq_base",
+        other => other,
+    }
+}
+
+/// Which layers look back how far: every `pattern`-th layer sees everything, the others `window` positions.
+fn windows(
+    family: &Family,
+    n_layers: usize,
+    window: Option<u64>,
+    pattern: Option<u64>,
+) -> Vec<Option<usize>> {
+    let pattern = pattern.or(family.window_pattern).unwrap_or(1).max(1);
+    let window =
+        window.filter(|_| family.has_window()).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
+    let is_global = |i: usize| pattern > 1 && (i as u64 + 1).is_multiple_of(pattern);
+    (0..n_layers).map(|i| window.filter(|_| !is_global(i))).collect()
+}
+
+fn gguf_rope_scaling(keys: &Keys<'_>) -> Result<RopeScaling, LoadError> {
+    let factor: f32 = match keys.get("rope.scaling.factor")? {
+        Some(factor) => factor,
+        None => keys.get("rope.scale_linear")?.unwrap_or(1.0),
+    };
+    let kind: Option<&str> = keys.get("rope.scaling.type")?;
+    match kind {
+        None | Some("linear") if factor != 1.0 && factor != 0.0 => Ok(RopeScaling::Linear { factor }),
+        None | Some("none" | "linear") => Ok(RopeScaling::None),
+        Some(other) => Err(unsupported_scaling(other)),
+    }
+}
+
+fn hf_rope_scaling(json: Option<&Json>) -> Result<RopeScaling, LoadError> {
+    let Some(json) = json.filter(|j| j.is_object()) else { return Ok(RopeScaling::None) };
+    let number = |name: &str| json.get(name).and_then(Json::as_f64).map(|x| x as f32);
+    let need =
+        |name: &str| number(name).ok_or_else(|| bad(name, "is missing from the RoPE parameters".to_owned()));
+    match json.get("rope_type").or(json.get("type")).and_then(Json::as_str) {
+        None | Some("default") => Ok(RopeScaling::None),
+        Some("linear") => Ok(RopeScaling::Linear { factor: need("factor")? }),
+        Some("llama3") => Ok(RopeScaling::Llama3 {
+            factor: need("factor")?,
+            low_freq_factor: need("low_freq_factor")?,
+            high_freq_factor: need("high_freq_factor")?,
+            original_context: need("original_max_position_embeddings")? as u32,
+        }),
+        Some(other) => Err(unsupported_scaling(other)),
+    }
+}
+
+fn unsupported_scaling(found: &str) -> LoadError {
+    let supported = "none, linear, llama3".to_owned();
+    LoadError::Unsupported { what: "RoPE scaling", found: found.to_owned(), supported }
+}

@@ -1,1 +1,383 @@
-//! (stub)
+//! The transformer, top to bottom.
+//!
+//! ```text
+//! x = W_E[token] (+ position)
+//! for each layer:
+//!     q, k, v = W_Q n, W_K n, W_V n           with n = norm(x); q and k turned by position
+//!     x += W_O attention(q, keys so far, values so far)
+//!     x += W_down (act(W_gate n) * (W_up n))  with n = norm(x)
+//! logits = W_U norm(x)                        only for rows that ask
+//! ```
+
+use crate::RunError;
+use crate::config::{ModelConfig, NormKind};
+use crate::model::Model;
+use crate::observer::{Observer, Site};
+use crate::scratch::Scratch;
+use crate::weights::{Layer, Linear, Norm, WeightMatrix};
+use gable_kernels::attention::{
+    AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
+};
+use gable_kernels::gemm::{Epilogue, Phase};
+use gable_kernels::quant::{Activations, Forms};
+use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
+
+/// With which numbers the linear layers and attention compute.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Numerics {
+    /// f32 everywhere: activations, attention, cache. The yardstick.
+    Exact,
+    /// int8 activations with one scale per 32 against quantized weights, bf16 against bf16 weights, f16 cache.
+    Fast,
+}
+
+impl Numerics {
+    /// In which forms activations are made for these weights.
+    pub fn forms(self, weight: &WeightMatrix) -> Forms {
+        match self {
+            Numerics::Exact => Forms::EXACT,
+            Numerics::Fast => Forms::fast(weight.format()),
+        }
+    }
+}
+
+/// One row of a batch: a token at a position of a sequence.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Its id.
+    pub token: u32,
+    /// Its place in the sequence, from 0.
+    pub position: usize,
+    /// The sequence, which the cache knows.
+    pub sequence: SequenceId,
+    /// Whether the next token's scores are computed.
+    pub wants_logits: bool,
+}
+
+/// Rows that go through the model together.
+#[derive(Debug, Clone, Copy)]
+pub struct Batch<'a> {
+    /// Which order of summation the matmuls use.
+    pub phase: Phase,
+    /// At most as many as the scratch has room for; a sequence's rows in the order of their positions.
+    pub rows: &'a [Row],
+}
+
+/// Passes a batch through the model: appends its keys and values to the cache and leaves the logits of the rows that
+/// want them in `scratch.logits()`, in the order of the rows.
+///
+/// Nothing is allocated unless the observer wants something. A row's bits depend on its own sequence only.
+///
+/// # Errors
+/// [`RunError`] for a token or position out of range, a full cache, or a set cancel flag; the cache may hold part of
+/// the batch then, which [`KvCache::truncate`] takes off.
+pub fn forward(
+    team: &Team<'_>,
+    model: &Model,
+    cache: &mut KvCache,
+    batch: &Batch<'_>,
+    scratch: &mut Scratch,
+    observer: &mut dyn Observer,
+) -> Result<(), RunError> {
+    let config = model.config();
+    scratch.begin(model, batch.rows)?;
+    let mut pass =
+        Pass { team, model, kernels: scratch.kernels, phase: batch.phase, numerics: scratch.numerics };
+    if scratch.strict {
+        pass.phase = Phase::Prompt;
+    }
+    pass.embed(batch, scratch)?;
+    pass.show(observer, 0, Site::Embed, scratch.x());
+    for (i, layer) in model.weights().layers.iter().enumerate() {
+        pass.attention_block(i, layer, cache, scratch, observer)?;
+        pass.show(observer, i, Site::ResidualMid, scratch.x());
+        pass.feed_forward_block(i, layer, scratch, observer)?;
+        pass.show(observer, i, Site::ResidualOut, scratch.x());
+        if team.is_cancelled() {
+            return Err(KernelError::Cancelled.into());
+        }
+    }
+    pass.unembed(batch, scratch, observer, config)
+}
+
+/// What every step of a pass needs.
+struct Pass<'a> {
+    team: &'a Team<'a>,
+    model: &'a Model,
+    kernels: Kernels,
+    phase: Phase,
+    numerics: Numerics,
+}
+
+impl Pass<'_> {
+    /// `x = W_E[token] * scale (+ W_P[position])`
+    fn embed(&self, batch: &Batch<'_>, scratch: &mut Scratch) -> Result<(), RunError> {
+        let (config, weights) = (self.model.config(), self.model.weights());
+        let table = weights.embedding.view(self.model.files())?;
+        let (mut x, mut position_row) = scratch.x_and_row();
+        for (i, row) in batch.rows.iter().enumerate() {
+            self.kernels.dequantize_row(&table, row.token as usize, x.row_mut(i))?;
+            if let Some(positions) = &weights.position_embedding {
+                let positions = positions.view(self.model.files())?;
+                self.kernels.dequantize_row(&positions, row.position, position_row.row_mut(0))?;
+                for (x, p) in x.row_mut(i).iter_mut().zip(position_row.row_mut(0)) {
+                    *x += *p;
+                }
+            }
+        }
+        if config.embedding_scale != 1.0 {
+            self.kernels.scale(self.team, config.embedding_scale, x)?;
+        }
+        Ok(())
+    }
+
+    /// `x += W_O attention(q, K, V)`
+    fn attention_block(
+        &self,
+        i: usize,
+        layer: &Layer,
+        cache: &mut KvCache,
+        scratch: &mut Scratch,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
+        let config = self.model.config();
+        let (q_dim, kv_dim, head_dim) = (config.q_dim(), config.kv_dim(), config.head_dim);
+        let strips = [0..q_dim, q_dim..q_dim + kv_dim, q_dim + kv_dim..q_dim + 2 * kv_dim];
+        let s = scratch.parts();
+
+        self.norm(&layer.attention_norm, s.x.as_ref(), s.activations)?;
+        self.prepare(s.activations, &[&layer.q, &layer.k, &layer.v])?;
+        let mut qkv = s.qkv;
+        for (linear, strip) in [&layer.q, &layer.k, &layer.v].into_iter().zip(&strips) {
+            self.linear(linear, s.activations, qkv.columns(strip.clone()), false)?;
+        }
+        for (norm, strip) in [(&layer.q_norm, &strips[0]), (&layer.k_norm, &strips[1])] {
+            if let Some(norm) = norm {
+                let heads = qkv.columns(strip.clone());
+                self.kernels.rms_norm_in_place(self.team, heads, &norm.weight, config.norm_eps)?;
+            }
+        }
+        if let Some(angles) = s.angles.for_layer(config, i) {
+            self.kernels.rope(self.team, angles, head_dim, qkv.columns(0..q_dim + kv_dim))?;
+        }
+        let qkv = qkv.as_ref();
+        let [q, k, v] = strips.map(|strip| qkv.columns(strip));
+        self.show(observer, i, Site::Q, q);
+        self.show(observer, i, Site::K, k);
+        self.show(observer, i, Site::V, v);
+
+        self.kernels.append(self.team, cache, i, s.cache_rows, k, v)?;
+        let params = AttentionParams {
+            n_heads: config.n_heads,
+            scale: config.attention_scale,
+            soft_cap: config.attention_soft_cap,
+            mask: config.windows.get(i).copied().flatten().map_or(Mask::Causal, Mask::Window),
+        };
+        let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows };
+        let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;
+        self.attend(i, input, &params, heads, s.attention, observer)?;
+        self.show(observer, i, Site::Heads, s.activations.f32());
+        self.prepare(s.activations, &[&layer.attention_output])?;
+        let (output, post_norm) = (&layer.attention_output, layer.attention_post_norm.as_ref());
+        self.add_to_residual(
+            i,
+            output,
+            post_norm,
+            s.activations,
+            s.x,
+            s.block_out,
+            Site::AttentionOut,
+            observer,
+        )
+    }
+
+    /// Attention with a tap on whatever the observer wants to see of scores and weights.
+    fn attend(
+        &self,
+        i: usize,
+        input: AttentionInput<'_>,
+        params: &AttentionParams,
+        out: MatMut<'_>,
+        scratch: &mut gable_kernels::attention::AttentionScratch,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
+        let wanted = [Site::Scores, Site::AttentionWeights].map(|site| observer.wants(i, site));
+        if wanted == [false; 2] {
+            return Ok(self.kernels.attention(self.team, input, params, out, scratch, None)?);
+        }
+        let (rows, n_heads) = (input.rows.len(), params.n_heads);
+        let positions = input.rows.iter().map(|r| r.position.saturating_add(1)).max().unwrap_or(0);
+        let room = |wanted: bool| vec![0.0_f32; if wanted { rows * n_heads * positions } else { 0 }];
+        let (mut scores, mut weights) = (room(wanted[0]), room(wanted[1]));
+        let mut tap = AttentionTap {
+            rows: 0..rows,
+            heads: 0..n_heads,
+            scores: wanted[0].then(|| MatMut::from_rows(&mut scores, positions)),
+            weights: wanted[1].then(|| MatMut::from_rows(&mut weights, positions)),
+        };
+        self.kernels.attention(self.team, input, params, out, scratch, Some(&mut tap))?;
+        for (site, values) in [(Site::Scores, &scores), (Site::AttentionWeights, &weights)] {
+            self.show(observer, i, site, MatRef::from_rows(values, positions));
+        }
+        Ok(())
+    }
+
+    /// `x += W_down (act(W_gate n) * (W_up n))`, or `x += W_down act(W_up n)` without a gate.
+    fn feed_forward_block(
+        &self,
+        i: usize,
+        layer: &Layer,
+        scratch: &mut Scratch,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
+        let config = self.model.config();
+        let (d_ff, rows) = (config.d_ff, scratch.rows());
+        let s = scratch.parts();
+        self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations)?;
+        let mut gate_up = s.gate_up;
+        match &layer.gate {
+            Some(gate) => {
+                self.prepare(s.activations, &[gate, &layer.up])?;
+                self.linear(gate, s.activations, gate_up.columns(0..d_ff), false)?;
+                self.linear(&layer.up, s.activations, gate_up.columns(d_ff..2 * d_ff), false)?;
+                let gate_up = gate_up.as_ref();
+                let (gate, up) = (gate_up.columns(0..d_ff), gate_up.columns(d_ff..2 * d_ff));
+                let out = s.activations.begin(rows, d_ff)?;
+                self.kernels.gated(self.team, config.activation, gate, up, out)?;
+            }
+            None => {
+                self.prepare(s.activations, &[&layer.up])?;
+                self.linear(&layer.up, s.activations, gate_up.columns(0..d_ff), false)?;
+                self.kernels.activate(self.team, config.activation, gate_up.columns(0..d_ff))?;
+                let inner = gate_up.as_ref().columns(0..d_ff);
+                let mut out = s.activations.begin(rows, d_ff)?;
+                for i in 0..rows {
+                    out.row_mut(i).copy_from_slice(inner.row(i));
+                }
+            }
+        }
+        self.show(observer, i, Site::FfnActivation, s.activations.f32());
+        self.prepare(s.activations, &[&layer.down])?;
+        let post_norm = layer.ffn_post_norm.as_ref();
+        self.add_to_residual(
+            i,
+            &layer.down,
+            post_norm,
+            s.activations,
+            s.x,
+            s.block_out,
+            Site::FfnOut,
+            observer,
+        )
+    }
+
+    /// `x += W a`, or `x += norm(W a)` in families that normalise behind a block.
+    #[expect(clippy::too_many_arguments, reason = "the borrowed pieces of the scratch, by name")]
+    fn add_to_residual(
+        &self,
+        i: usize,
+        output: &Linear,
+        post_norm: Option<&Norm>,
+        activations: &Activations,
+        mut x: MatMut<'_>,
+        mut block_out: MatMut<'_>,
+        site: Site,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
+        if post_norm.is_none() {
+            self.linear(output, activations, x.reborrow(), true)?;
+            if !observer.wants(i, site) {
+                return Ok(());
+            }
+        }
+        self.linear(output, activations, block_out.reborrow(), false)?;
+        if let Some(norm) = post_norm {
+            let eps = self.model.config().norm_eps;
+            self.kernels.rms_norm_in_place(self.team, block_out.reborrow(), &norm.weight, eps)?;
+            self.kernels.add(self.team, x, block_out.as_ref())?;
+        }
+        self.show(observer, i, site, block_out.as_ref());
+        Ok(())
+    }
+
+    /// `logits = W_U norm(x)`, for the rows that want them.
+    fn unembed(
+        &self,
+        batch: &Batch<'_>,
+        scratch: &mut Scratch,
+        observer: &mut dyn Observer,
+        config: &ModelConfig,
+    ) -> Result<(), RunError> {
+        let n_layers = config.n_layers;
+        let s = scratch.parts();
+        let (x, mut last, mut logits) = (s.x.as_ref(), s.block_out, s.logits);
+        let wanted = batch.rows.iter().enumerate().filter(|(_, row)| row.wants_logits);
+        for (to, (from, _)) in wanted.enumerate() {
+            last.row_mut(to).copy_from_slice(x.row(from));
+        }
+        if logits.rows() == 0 {
+            return Ok(());
+        }
+        let last = last.as_ref().row_range(0..logits.rows());
+        self.norm(&self.model.weights().output_norm, last, s.activations)?;
+        self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
+        let unembedding = self.model.weights().unembedding();
+        self.kernels.prepare(self.team, s.activations, self.numerics.forms(unembedding))?;
+        let view = unembedding.view(self.model.files())?;
+        let out = logits.reborrow();
+        self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
+        if let Some(cap) = config.logit_soft_cap {
+            self.kernels.softcap(self.team, cap, logits.reborrow())?;
+        }
+        self.show(observer, n_layers, Site::Logits, logits.as_ref());
+        if self.team.is_cancelled() {
+            return Err(KernelError::Cancelled.into());
+        }
+        Ok(())
+    }
+
+    /// Normalised rows become the activations of the coming matmuls.
+    fn norm(&self, norm: &Norm, x: MatRef<'_>, activations: &mut Activations) -> Result<(), RunError> {
+        let config = self.model.config();
+        let out = activations.begin(x.rows(), x.cols())?;
+        match config.norm {
+            NormKind::Rms => self.kernels.rms_norm(self.team, x, &norm.weight, config.norm_eps, out)?,
+            NormKind::Layer => {
+                self.kernels.layer_norm(self.team, x, &norm.weight, &norm.bias, config.norm_eps, out)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the forms of the activations that these layers multiply with.
+    fn prepare(&self, activations: &mut Activations, linears: &[&Linear]) -> Result<(), RunError> {
+        let forms = linears.iter().fold(Forms::EXACT, |f, l| f.union(self.numerics.forms(&l.weight)));
+        Ok(self.kernels.prepare(self.team, activations, forms)?)
+    }
+
+    /// `out (+)= W a + b`
+    fn linear(
+        &self,
+        linear: &Linear,
+        a: &Activations,
+        out: MatMut<'_>,
+        accumulate: bool,
+    ) -> Result<(), RunError> {
+        let weights = linear.weight.view(self.model.files())?;
+        let epilogue = Epilogue { bias: linear.bias.as_deref(), accumulate };
+        Ok(self.kernels.matmul(self.team, self.phase, a, &weights, epilogue, out)?)
+    }
+
+    fn show(&self, observer: &mut dyn Observer, layer: usize, site: Site, values: MatRef<'_>) {
+        if observer.wants(layer, site) {
+            observer.observe(layer, site, values);
+        }
+    }
+}
+
+impl From<Row> for CacheRow {
+    fn from(row: Row) -> Self {
+        CacheRow { sequence: row.sequence, position: row.position }
+    }
+}

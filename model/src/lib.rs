@@ -12,9 +12,11 @@ pub mod gguf;
 // The only module with unsafe code: it maps files into memory.
 #[allow(unsafe_code)]
 pub mod mapped_file;
+pub mod model;
 pub mod observer;
 pub mod safetensors;
 pub mod sampler;
+pub mod scratch;
 pub mod session;
 pub mod tensor_table;
 pub mod tokenizer;

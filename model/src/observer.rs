@@ -1,1 +1,56 @@
-//! (stub)
+//! Looking at a forward pass while it runs.
+//!
+//! An [`Observer`] says beforehand which places it wants to see, and gets a view of the values there. The pass computes
+//! the same bits with and without it, and what nobody wants costs one comparison per layer.
+
+use gable_kernels::MatRef;
+
+/// A place in the forward pass.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum Site {
+    /// The embedded tokens, `[rows, d_model]`; layer 0.
+    Embed,
+    /// Queries after norm and RoPE, `[rows, n_heads * head_dim]`.
+    Q,
+    /// Keys after norm and RoPE, `[rows, n_kv_heads * head_dim]`.
+    K,
+    /// Values, `[rows, n_kv_heads * head_dim]`.
+    V,
+    /// Scaled scores, `[rows * n_heads, positions]`; -inf where a row does not look.
+    Scores,
+    /// Softmax of the scores, f32, `[rows * n_heads, positions]`.
+    AttentionWeights,
+    /// The heads' outputs side by side, before `W_O`, `[rows, n_heads * head_dim]`.
+    Heads,
+    /// What attention adds to the residual stream, `[rows, d_model]`.
+    AttentionOut,
+    /// The residual stream after attention, `[rows, d_model]`.
+    ResidualMid,
+    /// The feed-forward network's inner values after nonlinearity and gate, `[rows, d_ff]`.
+    FfnActivation,
+    /// What the feed-forward network adds to the residual stream, `[rows, d_model]`.
+    FfnOut,
+    /// The residual stream after the layer, `[rows, d_model]`.
+    ResidualOut,
+    /// After the last norm, `[rows that want logits, d_model]`; layer `n_layers`.
+    FinalNorm,
+    /// Raw scores of all tokens, `[rows that want logits, vocab_size]`; layer `n_layers`.
+    Logits,
+}
+
+/// Who looks.
+pub trait Observer {
+    /// Whether the values at this place are wanted: asked before they are computed.
+    fn wants(&self, layer: usize, site: Site) -> bool;
+    /// The values of one batch at a place that was wanted.
+    fn observe(&mut self, layer: usize, site: Site, values: MatRef<'_>);
+}
+
+/// Nobody looks.
+impl Observer for () {
+    fn wants(&self, _: usize, _: Site) -> bool {
+        false
+    }
+    fn observe(&mut self, _: usize, _: Site, _: MatRef<'_>) {}
+}

@@ -1,1 +1,248 @@
-//! (stub)
+//! A conversation with a model: its cache, its scratch, and the tokens so far.
+
+use crate::RunError;
+use crate::forward::{Batch, Numerics, Row, forward};
+use crate::model::Model;
+use crate::observer::Observer;
+use crate::scratch::{Scratch, ScratchOptions};
+use gable_kernels::attention::{CacheShape, CacheType, KvCache, SequenceId};
+use gable_kernels::gemm::Phase;
+use gable_kernels::{Kernels, MatRef, Pool};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// How a session computes and how much room it has.
+#[derive(Debug, Clone, Copy)]
+pub struct SessionOptions {
+    /// The instruction set.
+    pub kernels: Kernels,
+    /// With which numbers.
+    pub numerics: Numerics,
+    /// One order of summation for prompts and generation.
+    pub strict: bool,
+    /// Positions at most.
+    pub max_positions: usize,
+    /// Tokens of a prompt that pass through the model together.
+    pub batch: usize,
+    /// Rows of logits that one call can give.
+    pub max_logits: usize,
+    /// The cache's element type; `None` for the one that goes with the numerics.
+    pub cache_type: Option<CacheType>,
+}
+
+impl SessionOptions {
+    /// Fast numerics, a context of `max_positions`, prompts in batches of 512.
+    pub fn new(kernels: Kernels, max_positions: usize) -> Self {
+        SessionOptions {
+            kernels,
+            numerics: Numerics::Fast,
+            strict: false,
+            max_positions,
+            batch: 512,
+            max_logits: 1,
+            cache_type: None,
+        }
+    }
+
+    /// The element type that the cache will have.
+    pub fn cache_type(&self) -> CacheType {
+        self.cache_type.unwrap_or(match self.numerics {
+            Numerics::Exact => CacheType::F32,
+            Numerics::Fast => CacheType::F16,
+        })
+    }
+}
+
+/// One sequence of tokens and everything that is needed to go on with it.
+///
+/// All memory is allocated by [`Session::new`]: a decoded token allocates nothing.
+#[derive(Debug)]
+pub struct Session {
+    model: Arc<Model>,
+    pool: Arc<Pool>,
+    cache: KvCache,
+    scratch: Scratch,
+    sequence: SequenceId,
+    tokens: Vec<u32>,
+    rows: Vec<Row>,
+    batch: usize,
+    max_positions: usize,
+    cancel: Option<Arc<AtomicBool>>,
+}
+
+impl Session {
+    /// Reserves the cache and all buffers; the cache's pages are not touched before they are used.
+    ///
+    /// # Errors
+    /// [`RunError`] for sizes that cannot be allocated.
+    pub fn new(model: Arc<Model>, pool: Arc<Pool>, options: SessionOptions) -> Result<Self, RunError> {
+        let config = model.config();
+        let batch = options.batch.clamp(1, options.max_positions.max(1));
+        let mut shape = CacheShape {
+            n_layers: config.n_layers,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            cache_type: options.cache_type(),
+            max_positions: options.max_positions,
+            max_sequences: 1,
+            max_pages: 0,
+        };
+        shape.max_pages = shape.pages_for_all();
+        let mut cache = KvCache::new(shape)?;
+        let sequence = cache.new_sequence()?;
+        let scratch = Scratch::new(
+            &model,
+            ScratchOptions {
+                kernels: options.kernels,
+                numerics: options.numerics,
+                strict: options.strict,
+                max_rows: batch,
+                max_logits: options.max_logits,
+                max_positions: options.max_positions,
+                threads: pool.threads(),
+            },
+        )?;
+        let tokens = Vec::with_capacity(options.max_positions);
+        let rows = Vec::with_capacity(batch);
+        let max_positions = options.max_positions;
+        Ok(Session {
+            model,
+            pool,
+            cache,
+            scratch,
+            sequence,
+            tokens,
+            rows,
+            batch,
+            max_positions,
+            cancel: None,
+        })
+    }
+
+    /// Stops a running call within one layer when the flag is set.
+    pub fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
+        self.cancel = Some(flag);
+    }
+
+    /// The model.
+    pub fn model(&self) -> &Arc<Model> {
+        &self.model
+    }
+
+    /// The tokens so far.
+    pub fn tokens(&self) -> &[u32] {
+        &self.tokens
+    }
+
+    /// Positions at most.
+    pub fn max_positions(&self) -> usize {
+        self.max_positions
+    }
+
+    /// Reads a prompt (or its next part) and gives the scores of the token after its last one.
+    ///
+    /// # Errors
+    /// [`RunError`]; the session is as before then.
+    pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], RunError> {
+        self.check_room(tokens.len())?;
+        let before = self.tokens.len();
+        let n_chunks = tokens.len().div_ceil(self.batch);
+        for (i, chunk) in tokens.chunks(self.batch).enumerate() {
+            let last = i.saturating_add(1) == n_chunks;
+            if let Err(error) =
+                self.pass(Phase::Prompt, chunk, |j| last && j.saturating_add(1) == chunk.len(), &mut ())
+            {
+                self.truncate(before)?;
+                return Err(error);
+            }
+        }
+        Ok(self.last_logits())
+    }
+
+    /// Adds one token and gives the scores of the next.
+    ///
+    /// # Errors
+    /// [`RunError`]; the session is as before then.
+    pub fn decode(&mut self, token: u32) -> Result<&[f32], RunError> {
+        self.check_room(1)?;
+        let before = self.tokens.len();
+        if let Err(error) = self.pass(Phase::Decode, &[token], |_| true, &mut ()) {
+            self.truncate(before)?;
+            return Err(error);
+        }
+        Ok(self.last_logits())
+    }
+
+    /// Passes tokens through the model with an observer, in the order of summation of `phase`, at most one batch at
+    /// a time; `wants_logits(i)` says for which of them the logits are computed.
+    ///
+    /// # Errors
+    /// [`RunError`]; the session is as before then.
+    pub fn observe(
+        &mut self,
+        phase: Phase,
+        tokens: &[u32],
+        wants_logits: impl Fn(usize) -> bool,
+        observer: &mut dyn Observer,
+    ) -> Result<MatRef<'_>, RunError> {
+        self.check_room(tokens.len())?;
+        let before = self.tokens.len();
+        if let Err(error) = self.pass(phase, tokens, wants_logits, observer) {
+            self.truncate(before)?;
+            return Err(error);
+        }
+        Ok(self.scratch.logits())
+    }
+
+    /// Forgets all but the first `len` tokens.
+    ///
+    /// # Errors
+    /// [`RunError`] if a layer with a sliding window has already given back what would be needed.
+    pub fn truncate(&mut self, len: usize) -> Result<(), RunError> {
+        self.cache.truncate(self.sequence, len)?;
+        self.tokens.truncate(len);
+        Ok(())
+    }
+
+    fn check_room(&self, more: usize) -> Result<(), RunError> {
+        let needed = self.tokens.len().saturating_add(more);
+        if needed > self.max_positions {
+            return Err(RunError::ContextFull { needed, max: self.max_positions });
+        }
+        Ok(())
+    }
+
+    fn pass(
+        &mut self,
+        phase: Phase,
+        tokens: &[u32],
+        wants_logits: impl Fn(usize) -> bool,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
+        let first = self.tokens.len();
+        self.rows.clear();
+        self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
+            token,
+            position: first.saturating_add(i),
+            sequence: self.sequence,
+            wants_logits: wants_logits(i),
+        }));
+        let batch = Batch { phase, rows: &self.rows };
+        let (model, cache, scratch) = (&*self.model, &mut self.cache, &mut self.scratch);
+        let cancel = self.cancel.clone();
+        self.pool.enter(|team| match &cancel {
+            Some(flag) => forward(&team.with_cancel(flag), model, cache, &batch, scratch, observer),
+            None => forward(team, model, cache, &batch, scratch, observer),
+        })?;
+        self.tokens.extend_from_slice(tokens);
+        Ok(())
+    }
+
+    fn last_logits(&self) -> &[f32] {
+        let logits = self.scratch.logits();
+        match logits.rows() {
+            0 => &[],
+            n => logits.row(n - 1),
+        }
+    }
+}

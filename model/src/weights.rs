@@ -1,1 +1,408 @@
-//! (stub)
+//! Names to matrices: every tensor that the forward pass needs, found and checked once.
+//!
+//! Matrices stay where they are in the mapped files: a [`WeightMatrix`] is a place and a shape, and a view is made on
+//! access. Vectors (norm weights, biases) are small and are copied as f32. The one matrix that is copied is that of a
+//! checkpoint that stores its matrices input by output (Hugging Face GPT-2), which is turned at load.
+
+use crate::LoadError;
+use crate::arch::{Family, Role, gguf_name};
+use crate::config::{ModelConfig, NormKind};
+use crate::tensor_table::{TensorInfo, TensorTable};
+use gable_kernels::KernelError;
+use gable_kernels::Kernels;
+use gable_kernels::quant::{Format, QuantWeights};
+use std::ops::Range;
+
+/// Where a matrix's bytes are.
+#[derive(Debug, Clone)]
+enum Source {
+    /// In a mapped file of the table.
+    Mapped { shard: usize, offset: usize, n_bytes: usize },
+    /// In memory of its own.
+    Owned(Vec<u8>),
+}
+
+/// A weight matrix in its on-file layout: `rows` outputs of `cols` inputs.
+#[derive(Debug, Clone)]
+pub struct WeightMatrix {
+    name: Box<str>,
+    format: Format,
+    rows: usize,
+    cols: usize,
+    row_bytes: usize,
+    source: Source,
+}
+
+impl WeightMatrix {
+    /// Name of the tensor in the file.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Element type.
+    pub fn format(&self) -> Format {
+        self.format
+    }
+
+    /// Outputs.
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Inputs.
+    pub fn cols(&self) -> usize {
+        self.cols
+    }
+
+    /// Bytes of all rows.
+    pub fn n_bytes(&self) -> usize {
+        self.rows.saturating_mul(self.row_bytes)
+    }
+
+    /// The matrix as the kernels take it.
+    ///
+    /// # Errors
+    /// None for a matrix of a bound model: its place was checked when it was bound.
+    pub fn view<'a>(&'a self, files: &'a TensorTable) -> Result<QuantWeights<'a>, KernelError> {
+        let bytes = match &self.source {
+            Source::Mapped { shard, offset, n_bytes } => {
+                let file = files.file(*shard).map_or(&[][..], |f| f.bytes());
+                offset.checked_add(*n_bytes).and_then(|end| file.get(*offset..end)).unwrap_or_default()
+            }
+            Source::Owned(bytes) => bytes,
+        };
+        QuantWeights::from_bytes(self.format, self.rows, self.cols, self.row_bytes, bytes)
+    }
+
+    fn of_tensor(info: &TensorInfo, name: &str) -> Result<Self, LoadError> {
+        let (rows, cols) = (info.dims.rows(), info.dims.cols());
+        let Some(row_bytes) = info.format.row_bytes(cols) else {
+            let reason = format!("rows of {cols} values are no whole number of {} blocks", info.format);
+            return Err(LoadError::Tensor { name: name.to_owned(), reason });
+        };
+        let source = Source::Mapped { shard: info.shard, offset: info.offset, n_bytes: info.n_bytes };
+        Ok(WeightMatrix { name: name.into(), format: info.format, rows, cols, row_bytes, source })
+    }
+
+    /// Some consecutive rows as a matrix of its own.
+    fn row_range(&self, range: Range<usize>) -> Self {
+        let skipped = range.start.saturating_mul(self.row_bytes);
+        let n_bytes = range.len().saturating_mul(self.row_bytes);
+        let source = match &self.source {
+            Source::Mapped { shard, offset, .. } => {
+                Source::Mapped { shard: *shard, offset: offset.saturating_add(skipped), n_bytes }
+            }
+            Source::Owned(bytes) => {
+                let end = skipped.saturating_add(n_bytes);
+                Source::Owned(bytes.get(skipped..end).unwrap_or_default().to_vec())
+            }
+        };
+        WeightMatrix { rows: range.len(), source, ..self.clone() }
+    }
+}
+
+/// A matrix with the vector that is added to its outputs.
+#[derive(Debug, Clone)]
+pub struct Linear {
+    /// `[outputs, inputs]`
+    pub weight: WeightMatrix,
+    /// `[outputs]`
+    pub bias: Option<Vec<f32>>,
+}
+
+/// A normalisation's vectors.
+#[derive(Debug, Clone)]
+pub struct Norm {
+    /// Multiplies the normalised vector.
+    pub weight: Vec<f32>,
+    /// Is added: LayerNorm only, else empty.
+    pub bias: Vec<f32>,
+}
+
+/// One transformer block.
+#[derive(Debug, Clone)]
+pub struct Layer {
+    /// `[d_model]`, before attention.
+    pub attention_norm: Norm,
+    /// `[n_heads * head_dim, d_model]`
+    pub q: Linear,
+    /// `[n_kv_heads * head_dim, d_model]`
+    pub k: Linear,
+    /// `[n_kv_heads * head_dim, d_model]`
+    pub v: Linear,
+    /// `[head_dim]`, for every query head.
+    pub q_norm: Option<Norm>,
+    /// `[head_dim]`, for every key head.
+    pub k_norm: Option<Norm>,
+    /// `[d_model, n_heads * head_dim]`
+    pub attention_output: Linear,
+    /// `[d_model]`, behind attention.
+    pub attention_post_norm: Option<Norm>,
+    /// `[d_model]`, before the feed-forward network.
+    pub ffn_norm: Norm,
+    /// `[d_ff, d_model]`; absent in families without a gate.
+    pub gate: Option<Linear>,
+    /// `[d_ff, d_model]`
+    pub up: Linear,
+    /// `[d_model, d_ff]`
+    pub down: Linear,
+    /// `[d_model]`, behind the feed-forward network.
+    pub ffn_post_norm: Option<Norm>,
+}
+
+/// All weights of a model.
+#[derive(Debug, Clone)]
+pub struct Weights {
+    /// `W_E`: `[vocab_size, d_model]`
+    pub embedding: WeightMatrix,
+    /// `[max_seq_len, d_model]`, in families with learned positions.
+    pub position_embedding: Option<WeightMatrix>,
+    /// The blocks, first to last.
+    pub layers: Vec<Layer>,
+    /// `[d_model]`, before the unembedding.
+    pub output_norm: Norm,
+    /// `W_U`: `[vocab_size, d_model]`; `None` if it is `W_E` again (tied).
+    pub output: Option<WeightMatrix>,
+    /// `[n_rot / 2]`: what RoPE frequencies are divided by.
+    pub rope_factors: Option<Vec<f32>>,
+}
+
+impl Weights {
+    /// The unembedding matrix.
+    pub fn unembedding(&self) -> &WeightMatrix {
+        self.output.as_ref().unwrap_or(&self.embedding)
+    }
+
+    /// Every matrix, in the order of use.
+    pub fn matrices(&self) -> impl Iterator<Item = &WeightMatrix> {
+        let layers = self.layers.iter().flat_map(|l| {
+            let linears = [Some(&l.q), Some(&l.k), Some(&l.v), Some(&l.attention_output), l.gate.as_ref()];
+            linears.into_iter().flatten().chain([&l.up, &l.down]).map(|linear| &linear.weight)
+        });
+        std::iter::once(&self.embedding).chain(&self.position_embedding).chain(layers).chain(&self.output)
+    }
+}
+
+/// Which kind of file the tensors come from: decides names, norm offset and orientation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loader {
+    /// GGUF.
+    Gguf,
+    /// A Hugging Face folder.
+    HuggingFace,
+}
+
+/// Finds tensors by their role.
+pub struct Binder<'a> {
+    /// Where they are.
+    pub table: &'a TensorTable,
+    /// Whose names are used.
+    pub loader: Loader,
+    /// The family.
+    pub family: &'static Family,
+}
+
+impl Binder<'_> {
+    /// The tensor's name in the file, with `suffix`, if it is there. Checkpoints of base models and of language
+    /// models inside others lack or have an outer prefix.
+    fn find(&self, role: Role, layer: usize, suffix: &str) -> Option<(String, &TensorInfo)> {
+        let pattern = match self.loader {
+            Loader::Gguf => gguf_name(role),
+            Loader::HuggingFace => (self.family.hf_name)(role),
+        };
+        if pattern.is_empty() {
+            return None;
+        }
+        let name = format!("{}{suffix}", pattern.replace("{i}", &layer.to_string()));
+        let short = name.split_once('.').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
+        let long = format!("language_model.{name}");
+        let candidates = match self.loader {
+            Loader::Gguf => vec![name],
+            Loader::HuggingFace => vec![name, short, long],
+        };
+        candidates.into_iter().find_map(|name| self.table.tensor(&name).map(|t| (name, t)))
+    }
+
+    /// The name that is asked for first, for messages.
+    fn name(&self, role: Role, layer: usize) -> String {
+        let pattern = match self.loader {
+            Loader::Gguf => gguf_name(role),
+            Loader::HuggingFace => (self.family.hf_name)(role),
+        };
+        format!("{}.weight", pattern.replace("{i}", &layer.to_string()))
+    }
+
+    fn missing(&self, role: Role, layer: usize) -> LoadError {
+        let name = self.name(role, layer);
+        // Of a type without kernels: the table knows better than "missing".
+        self.table.require(&name).err().unwrap_or(LoadError::MissingTensor { name })
+    }
+
+    /// A matrix of a given shape, if it is in the file.
+    fn matrix(
+        &self,
+        role: Role,
+        layer: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<WeightMatrix>, LoadError> {
+        let Some((name, info)) = self.find(role, layer, ".weight") else { return Ok(None) };
+        let transposed = self.loader == Loader::HuggingFace
+            && self.family.hf_transposed
+            && !matches!(role, Role::Embedding | Role::PositionEmbedding | Role::Output);
+        let found = (info.dims.rows(), info.dims.cols());
+        if found != if transposed { (cols, rows) } else { (rows, cols) } {
+            let reason = format!(
+                "has shape {} x {}, but the configuration asks for {rows} x {cols}",
+                found.0, found.1
+            );
+            return Err(LoadError::Tensor { name, reason });
+        }
+        let matrix = WeightMatrix::of_tensor(info, &name)?;
+        if transposed { self.transpose(&matrix).map(Some) } else { Ok(Some(matrix)) }
+    }
+
+    /// A copy with rows and columns exchanged, for float matrices.
+    fn transpose(&self, matrix: &WeightMatrix) -> Result<WeightMatrix, LoadError> {
+        let tensor = |reason: String| LoadError::Tensor { name: matrix.name.to_string(), reason };
+        let view = matrix.view(self.table).map_err(|e| tensor(e.to_string()))?;
+        let size = match matrix.format.is_block_quantized() {
+            false => matrix.format.block_bytes(),
+            true => {
+                return Err(tensor(
+                    "is quantized and stored input by output, which cannot be turned".to_owned(),
+                ));
+            }
+        };
+        let mut turned = Vec::new();
+        turned.try_reserve_exact(matrix.n_bytes()).map_err(|e| tensor(e.to_string()))?;
+        for col in 0..matrix.cols {
+            for row in 0..matrix.rows {
+                let element = view.row(row).chunks_exact(size).nth(col).unwrap_or_default();
+                turned.extend_from_slice(element);
+            }
+        }
+        let (rows, cols) = (matrix.cols, matrix.rows);
+        let source = Source::Owned(turned);
+        Ok(WeightMatrix { rows, cols, row_bytes: cols.saturating_mul(size), source, ..matrix.clone() })
+    }
+
+    /// A small vector as f32, if it is in the file.
+    fn vector(
+        &self,
+        role: Role,
+        layer: usize,
+        suffix: &str,
+        len: usize,
+    ) -> Result<Option<Vec<f32>>, LoadError> {
+        let Some((name, info)) = self.find(role, layer, suffix) else { return Ok(None) };
+        if info.dims.elements() != len {
+            let reason =
+                format!("has {} elements, but the configuration asks for {len}", info.dims.elements());
+            return Err(LoadError::Tensor { name, reason });
+        }
+        let tensor = |e: KernelError| LoadError::Tensor { name: name.clone(), reason: e.to_string() };
+        let bytes = self.table.bytes(info);
+        let row = QuantWeights::from_bytes(info.format, 1, len, bytes.len(), bytes).map_err(tensor)?;
+        let mut out = vec![0.0; len];
+        Kernels::best().dequantize_row(&row, 0, &mut out).map_err(tensor)?;
+        Ok(Some(out))
+    }
+
+    fn norm(&self, role: Role, layer: usize, len: usize, kind: NormKind) -> Result<Option<Norm>, LoadError> {
+        let Some(mut weight) = self.vector(role, layer, ".weight", len)? else { return Ok(None) };
+        if self.loader == Loader::HuggingFace {
+            weight.iter_mut().for_each(|w| *w += self.family.hf_norm_offset);
+        }
+        let bias = match kind {
+            NormKind::Rms => Vec::new(),
+            NormKind::Layer => self.vector(role, layer, ".bias", len)?.unwrap_or_else(|| vec![0.0; len]),
+        };
+        Ok(Some(Norm { weight, bias }))
+    }
+
+    fn linear(
+        &self,
+        role: Role,
+        layer: usize,
+        rows: usize,
+        cols: usize,
+    ) -> Result<Option<Linear>, LoadError> {
+        let Some(weight) = self.matrix(role, layer, rows, cols)? else { return Ok(None) };
+        let bias = self.vector(role, layer, ".bias", rows)?;
+        Ok(Some(Linear { weight, bias }))
+    }
+
+    fn need<T>(&self, found: Option<T>, role: Role, layer: usize) -> Result<T, LoadError> {
+        found.ok_or_else(|| self.missing(role, layer))
+    }
+
+    /// Q, K and V, from three tensors or from one.
+    fn qkv(&self, c: &ModelConfig, layer: usize) -> Result<[Linear; 3], LoadError> {
+        let (q, kv) = (c.q_dim(), c.kv_dim());
+        if let Some(all) = self.linear(Role::Qkv, layer, q + 2 * kv, c.d_model)? {
+            let part = |range: Range<usize>| Linear {
+                weight: all.weight.row_range(range.clone()),
+                bias: all.bias.as_ref().and_then(|b| b.get(range)).map(<[f32]>::to_vec),
+            };
+            return Ok([part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)]);
+        }
+        let one = |role, rows| self.need(self.linear(role, layer, rows, c.d_model)?, role, layer);
+        Ok([one(Role::Q, q)?, one(Role::K, kv)?, one(Role::V, kv)?])
+    }
+
+    fn layer(&self, c: &ModelConfig, i: usize) -> Result<Layer, LoadError> {
+        let norm = |role| self.norm(role, i, c.d_model, c.norm);
+        let head_norm = |role| self.norm(role, i, c.head_dim, NormKind::Rms);
+        let linear = |role, rows, cols| self.need(self.linear(role, i, rows, cols)?, role, i);
+        let [q, k, v] = self.qkv(c, i)?;
+        Ok(Layer {
+            attention_norm: self.need(norm(Role::AttentionNorm)?, Role::AttentionNorm, i)?,
+            q,
+            k,
+            v,
+            q_norm: head_norm(Role::QNorm)?,
+            k_norm: head_norm(Role::KNorm)?,
+            attention_output: linear(Role::AttentionOutput, c.d_model, c.q_dim())?,
+            attention_post_norm: norm(Role::AttentionPostNorm)?,
+            ffn_norm: self.need(norm(Role::FfnNorm)?, Role::FfnNorm, i)?,
+            gate: self.linear(Role::Gate, i, c.d_ff, c.d_model)?,
+            up: linear(Role::Up, c.d_ff, c.d_model)?,
+            down: linear(Role::Down, c.d_model, c.d_ff)?,
+            ffn_post_norm: norm(Role::FfnPostNorm)?,
+        })
+    }
+
+    /// Binds every tensor of a model.
+    ///
+    /// # Errors
+    /// A tensor that is missing, of another shape or of a type without kernels, by name.
+    pub fn bind(&self, c: &ModelConfig) -> Result<Weights, LoadError> {
+        let embedding = self.matrix(Role::Embedding, 0, c.vocab_size, c.d_model)?;
+        let position_embedding = match c.positions {
+            crate::config::Positions::Learned => {
+                let found = self.matrix(Role::PositionEmbedding, 0, c.max_seq_len, c.d_model)?;
+                Some(self.need(found, Role::PositionEmbedding, 0)?)
+            }
+            crate::config::Positions::Rope { .. } => None,
+        };
+        let rope_factors = match c.positions {
+            crate::config::Positions::Rope { n_rot, .. } => {
+                self.vector(Role::RopeFactors, 0, ".weight", n_rot / 2)?
+            }
+            crate::config::Positions::Learned => None,
+        };
+        Ok(Weights {
+            embedding: self.need(embedding, Role::Embedding, 0)?,
+            position_embedding,
+            layers: (0..c.n_layers).map(|i| self.layer(c, i)).collect::<Result<_, _>>()?,
+            output_norm: self.need(
+                self.norm(Role::OutputNorm, 0, c.d_model, c.norm)?,
+                Role::OutputNorm,
+                0,
+            )?,
+            output: self.matrix(Role::Output, 0, c.vocab_size, c.d_model)?,
+            rope_factors,
+        })
+    }
+}

@@ -51,7 +51,10 @@ pub fn int8(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
                 let dot: i64 = w.iter().zip(q).map(|(w, q)| i64::from(w.q) * i64::from(*q)).sum();
                 let total: i64 = q.iter().map(|q| i64::from(*q)).sum();
                 let x_scale = f64::from(group.scale);
-                [f64::from(scale) * x_scale * dot as f64, f64::from(min.unwrap_or(0.0)) * x_scale * total as f64]
+                [
+                    f64::from(scale) * x_scale * dot as f64,
+                    f64::from(min.unwrap_or(0.0)) * x_scale * total as f64,
+                ]
             }))
         })
         .collect()

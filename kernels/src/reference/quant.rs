@@ -57,7 +57,9 @@ pub fn block_values(format: Format, row: &[u8]) -> Vec<Value> {
                     let q = nibble(&b[8..]) | fifth(&b[4..8]);
                     Value { scale: f16_at(b, 0), q: i32::from(q), min: Some(f16_at(b, 2)) }
                 }
-                Format::Q8_0 => Value { scale: f16_at(b, 0), q: i32::from(b[2 + i].cast_signed()), min: None },
+                Format::Q8_0 => {
+                    Value { scale: f16_at(b, 0), q: i32::from(b[2 + i].cast_signed()), min: None }
+                }
                 Format::Q4_K | Format::Q5_K => {
                     let sub = i / 32;
                     let (s, m) = scale_min(&b[4..16], sub);

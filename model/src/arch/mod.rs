@@ -1,1 +1,151 @@
-//! (stub)
+//! What differs between model families, as data: one small file per family.
+//!
+//! The forward pass is the same for all. A family says which normalisation and nonlinearity it uses, how its tensors
+//! are called in a Hugging Face checkpoint, and the few constants that files leave out. Whether there are biases,
+//! norms of queries and keys or norms behind a block follows from the tensors that are in the file.
+
+mod gemma;
+mod gpt2;
+mod llama;
+mod qwen;
+
+use crate::LoadError;
+use crate::config::NormKind;
+use gable_kernels::activation::Activation;
+use gable_kernels::rope::RopePairing;
+
+/// Every family that can be run.
+pub static FAMILIES: &[&Family] = &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA3, &gpt2::GPT2];
+
+/// A family of models.
+#[derive(Debug)]
+pub struct Family {
+    /// `general.architecture` of GGUF files.
+    pub name: &'static str,
+    /// `model_type` of Hugging Face configurations.
+    pub hf_types: &'static [&'static str],
+    /// Normalisation.
+    pub norm: NormKind,
+    /// Added to norm weights of Hugging Face checkpoints (GGUF files hold the sum).
+    pub hf_norm_offset: f32,
+    /// Nonlinearity of the feed-forward network.
+    pub activation: Activation,
+    /// How GGUF files of the family pair the values that are turned; `None` for learned positions.
+    pub gguf_rope: Option<RopePairing>,
+    /// RoPE base where the configuration has none.
+    pub default_rope_base: f32,
+    /// RoPE base of layers with a sliding window, where the file has none.
+    pub window_rope_base: Option<f32>,
+    /// Every how many layers one sees everything, where the file does not say; `None` if the family has no windows.
+    pub window_pattern: Option<u64>,
+    /// Whether embeddings are multiplied with `sqrt(d_model)`.
+    pub scales_embeddings: bool,
+    /// Whether matrices of Hugging Face checkpoints are stored input by output.
+    pub hf_transposed: bool,
+    /// Names in Hugging Face checkpoints.
+    pub hf_name: fn(Role) -> &'static str,
+}
+
+impl Family {
+    pub(crate) fn embedding_scale(&self, d_model: usize) -> f32 {
+        if self.scales_embeddings { (d_model as f32).sqrt() } else { 1.0 }
+    }
+
+    pub(crate) fn has_window(&self) -> bool {
+        self.window_pattern.is_some()
+    }
+
+    /// The family of a GGUF file.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`], listing what there is.
+    pub fn of_gguf(architecture: &str) -> Result<&'static Family, LoadError> {
+        FAMILIES
+            .iter()
+            .copied()
+            .find(|f| f.name == architecture)
+            .ok_or_else(|| unsupported(architecture, |f| vec![f.name]))
+    }
+
+    /// The family of a Hugging Face checkpoint.
+    ///
+    /// # Errors
+    /// [`LoadError::Unsupported`], listing what there is.
+    pub fn of_hf(model_type: &str) -> Result<&'static Family, LoadError> {
+        let found = FAMILIES.iter().copied().find(|f| f.hf_types.contains(&model_type));
+        found.ok_or_else(|| unsupported(model_type, |f| f.hf_types.to_vec()))
+    }
+}
+
+fn unsupported(found: &str, names: impl Fn(&Family) -> Vec<&'static str>) -> LoadError {
+    let supported: Vec<_> = FAMILIES.iter().flat_map(|f| names(f)).collect();
+    LoadError::Unsupported { what: "architecture", found: found.to_owned(), supported: supported.join(", ") }
+}
+
+/// What a tensor is for. Names of layers' tensors hold `{i}` for the layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// One vector per token: `W_E`.
+    Embedding,
+    /// One vector per position.
+    PositionEmbedding,
+    /// Norm before the output projection.
+    OutputNorm,
+    /// From the last vector to scores of all tokens: `W_U`; the embedding again if absent.
+    Output,
+    /// Factors of RoPE frequencies.
+    RopeFactors,
+    /// Norm before attention.
+    AttentionNorm,
+    /// Norm behind attention, before it is added.
+    AttentionPostNorm,
+    /// `W_Q`
+    Q,
+    /// `W_K`
+    K,
+    /// `W_V`
+    V,
+    /// `W_Q`, `W_K` and `W_V` in one.
+    Qkv,
+    /// Norm of every query head.
+    QNorm,
+    /// Norm of every key head.
+    KNorm,
+    /// `W_O`
+    AttentionOutput,
+    /// Norm before the feed-forward network.
+    FfnNorm,
+    /// Norm behind the feed-forward network, before it is added.
+    FfnPostNorm,
+    /// The gate's matrix.
+    Gate,
+    /// The first matrix.
+    Up,
+    /// The second matrix.
+    Down,
+}
+
+/// Names in GGUF files, the same for all families, without `.weight` and `.bias`. Empty: not in such files.
+pub fn gguf_name(role: Role) -> &'static str {
+    match role {
+        Role::Embedding => "token_embd",
+        Role::PositionEmbedding => "position_embd",
+        Role::OutputNorm => "output_norm",
+        Role::Output => "output",
+        Role::RopeFactors => "rope_freqs",
+        Role::AttentionNorm => "blk.{i}.attn_norm",
+        Role::AttentionPostNorm => "blk.{i}.post_attention_norm",
+        Role::Q => "blk.{i}.attn_q",
+        Role::K => "blk.{i}.attn_k",
+        Role::V => "blk.{i}.attn_v",
+        Role::Qkv => "blk.{i}.attn_qkv",
+        Role::QNorm => "blk.{i}.attn_q_norm",
+        Role::KNorm => "blk.{i}.attn_k_norm",
+        Role::AttentionOutput => "blk.{i}.attn_output",
+        Role::FfnNorm => "blk.{i}.ffn_norm",
+        Role::FfnPostNorm => "blk.{i}.post_ffw_norm",
+        Role::Gate => "blk.{i}.ffn_gate",
+        Role::Up => "blk.{i}.ffn_up",
+        Role::Down => "blk.{i}.ffn_down",
+    }
+}

@@ -1,0 +1,190 @@
+//! A model: its configuration, its weights' places in mapped files, its tokenizer and template.
+
+use crate::LoadError;
+use crate::arch::Family;
+use crate::config::{ModelConfig, Positions};
+use crate::gguf::{Gguf, OverrideValue};
+use crate::mapped_file::MappedFile;
+use crate::safetensors::Safetensors;
+use crate::tensor_table::TensorTable;
+use crate::tokenizer::Tokenizer;
+use crate::weights::{Binder, Loader, Weights};
+use gable_kernels::rope::{Rope, RopeScaling};
+use std::path::Path;
+
+/// What the user wants to be different from what the file says.
+#[derive(Debug, Clone, Default)]
+pub struct OpenOptions {
+    /// Replaces metadata values of a GGUF file.
+    pub overrides: Vec<(String, OverrideValue)>,
+    /// Name of the pre-tokenizer, where the file's is wrong or unknown.
+    pub pre_tokenizer: Option<String>,
+    /// RoPE base.
+    pub rope_base: Option<f32>,
+    /// RoPE scaling.
+    pub rope_scaling: Option<RopeScaling>,
+}
+
+/// A model that was opened and checked. Weights stay in the mapped files; opening reads headers only.
+#[derive(Debug)]
+pub struct Model {
+    config: ModelConfig,
+    weights: Weights,
+    files: TensorTable,
+    ropes: Option<(Rope, Option<Rope>)>,
+    tokenizer: Tokenizer,
+    chat_template: Option<String>,
+    name: String,
+    gguf: Option<Gguf>,
+}
+
+impl Model {
+    /// Opens a GGUF file (or the first of a split one) or a Hugging Face folder.
+    ///
+    /// # Errors
+    /// [`LoadError`], naming the file, key or tensor and what was found.
+    pub fn open(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
+        if path.is_dir() { Self::open_folder(path, options) } else { Self::open_gguf(path, options) }
+    }
+
+    fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
+        let mut gguf = Gguf::open(path)?;
+        for (key, value) in &options.overrides {
+            gguf.metadata_mut().set_override(key, value.clone())?;
+        }
+        let architecture = gguf.metadata().require::<&str>("general.architecture")?;
+        let family = Family::of_gguf(architecture)?;
+        let table = gguf.table().clone();
+        let vocab_size = table.require("token_embd.weight")?.dims.rows();
+        let mut config = ModelConfig::from_gguf(family, gguf.metadata(), vocab_size)?;
+        apply(&mut config, options);
+        let weights = Binder { table: &table, loader: Loader::Gguf, family }.bind(&config)?;
+        let tokenizer = Tokenizer::from_gguf(gguf.metadata(), options.pre_tokenizer.as_deref())?;
+        let chat_template = gguf.metadata().get_str("tokenizer.chat_template")?.map(str::to_owned);
+        let name = gguf.metadata().get_str("general.name")?.map_or_else(|| file_stem(path), str::to_owned);
+        Self::assemble(config, weights, table, tokenizer, chat_template, name, Some(gguf))
+    }
+
+    fn open_folder(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
+        let json = read_json(&path.join("config.json"))?;
+        let kind = json.get("model_type").and_then(|t| t.as_str()).unwrap_or_default();
+        let family = Family::of_hf(kind)?;
+        let mut config = ModelConfig::from_hf(family, &json)?;
+        apply(&mut config, options);
+        let table = Safetensors::open(path)?.table().clone();
+        let weights = Binder { table: &table, loader: Loader::HuggingFace, family }.bind(&config)?;
+        let tokenizer = Tokenizer::from_hf_folder(path)?;
+        let template = match read_json(&path.join("tokenizer_config.json")) {
+            Ok(json) => json.get("chat_template").and_then(|t| t.as_str()).map(str::to_owned),
+            Err(_) => None,
+        };
+        let template = std::fs::read_to_string(path.join("chat_template.jinja")).ok().or(template);
+        Self::assemble(config, weights, table, tokenizer, template, file_stem(path), None)
+    }
+
+    fn assemble(
+        config: ModelConfig,
+        weights: Weights,
+        files: TensorTable,
+        tokenizer: Tokenizer,
+        chat_template: Option<String>,
+        name: String,
+        gguf: Option<Gguf>,
+    ) -> Result<Self, LoadError> {
+        let ropes = ropes(&config, weights.rope_factors.as_deref())?;
+        Ok(Model { config, weights, files, ropes, tokenizer, chat_template, name, gguf })
+    }
+
+    /// Shape and constants.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Every tensor that the forward pass reads.
+    pub fn weights(&self) -> &Weights {
+        &self.weights
+    }
+
+    /// The mapped files.
+    pub fn files(&self) -> &TensorTable {
+        &self.files
+    }
+
+    /// RoPE of layers that see everything, and of layers with a window where that is another one.
+    pub fn ropes(&self) -> Option<(&Rope, Option<&Rope>)> {
+        self.ropes.as_ref().map(|(full, window)| (full, window.as_ref()))
+    }
+
+    /// Text to ids and back.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The source of the file's chat template, if it has one.
+    pub fn chat_template(&self) -> Option<&str> {
+        self.chat_template.as_deref()
+    }
+
+    /// What the file calls the model, or the file's own name.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The GGUF file's metadata, for looking around.
+    pub fn gguf(&self) -> Option<&Gguf> {
+        self.gguf.as_ref()
+    }
+
+    /// Bytes of weights that one generated token reads: every matrix but the embedding, of which it reads one row
+    /// unless it is the unembedding too.
+    pub fn bytes_per_token(&self) -> usize {
+        let all: usize = self.weights.matrices().map(|m| m.n_bytes()).sum();
+        let looked_up = match self.weights.output {
+            Some(_) => self.weights.embedding.n_bytes(),
+            None => 0,
+        };
+        let positions = self.weights.position_embedding.as_ref().map_or(0, |m| m.n_bytes());
+        all.saturating_sub(looked_up).saturating_sub(positions)
+    }
+}
+
+fn apply(config: &mut ModelConfig, options: &OpenOptions) {
+    if let Positions::Rope { base, scaling, .. } = &mut config.positions {
+        *base = options.rope_base.unwrap_or(*base);
+        *scaling = options.rope_scaling.unwrap_or(*scaling);
+    }
+}
+
+fn ropes(config: &ModelConfig, factors: Option<&[f32]>) -> Result<Option<(Rope, Option<Rope>)>, LoadError> {
+    let Positions::Rope { pairing, n_rot, base, window_base, scaling } = config.positions else {
+        return Ok(None);
+    };
+    let bad =
+        |e: gable_kernels::KernelError| LoadError::Metadata { key: "rope".to_owned(), reason: e.to_string() };
+    // A session's own limit is checked before angles are made, and may be beyond the model's.
+    let reach = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
+    let mut full = Rope::new(pairing, n_rot, base, scaling, reach).map_err(bad)?;
+    if let Some(factors) = factors {
+        full = full.with_factors(factors).map_err(bad)?;
+    }
+    let windowed = config.windows.iter().any(Option::is_some) && config.windows.iter().any(Option::is_none);
+    let window = if windowed && (window_base != base || scaling != RopeScaling::None) {
+        Some(Rope::new(pairing, n_rot, window_base, RopeScaling::None, reach).map_err(bad)?)
+    } else {
+        None
+    };
+    Ok(Some((full, window)))
+}
+
+fn file_stem(path: &Path) -> String {
+    path.file_stem().map_or_else(|| "model".to_owned(), |s| s.to_string_lossy().into_owned())
+}
+
+/// Reads a small JSON file; repeated keys and depth beyond the parser's limit are errors.
+fn read_json(path: &Path) -> Result<serde_json::Value, LoadError> {
+    let file = MappedFile::open(path)?;
+    serde_json::from_slice(file.bytes()).map_err(|e| LoadError::NotAModel {
+        path: path.to_owned(),
+        reason: format!("is not valid JSON: {e}"),
+    })
+}

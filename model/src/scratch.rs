@@ -1,0 +1,225 @@
+//! The memory that a forward pass works in: allocated once, sliced per batch.
+
+use crate::RunError;
+use crate::config::{ModelConfig, Positions};
+use crate::forward::{Numerics, Row};
+use crate::model::Model;
+use gable_kernels::attention::{AttentionScratch, CacheRow};
+use gable_kernels::quant::{Activations, Forms};
+use gable_kernels::rope::RopeAngles;
+use gable_kernels::{Kernels, MatMut, MatRef};
+
+/// How large batches may become and how they are computed.
+#[derive(Debug, Clone, Copy)]
+pub struct ScratchOptions {
+    /// The instruction set.
+    pub kernels: Kernels,
+    /// With which numbers.
+    pub numerics: Numerics,
+    /// One order of summation for prompts and generation, so that both give the same bits.
+    pub strict: bool,
+    /// Rows of a batch at most.
+    pub max_rows: usize,
+    /// Rows with logits at most.
+    pub max_logits: usize,
+    /// Positions of a sequence at most.
+    pub max_positions: usize,
+    /// Threads at most.
+    pub threads: usize,
+}
+
+/// RoPE's angles of a batch's rows.
+#[derive(Debug)]
+pub(crate) struct Angles {
+    full: RopeAngles,
+    window: Option<RopeAngles>,
+}
+
+/// Lookup of a layer's angles, or none where positions are learned.
+pub(crate) struct LayerAngles<'a>(&'a Option<Angles>);
+
+impl<'a> LayerAngles<'a> {
+    pub(crate) fn for_layer(&self, config: &ModelConfig, layer: usize) -> Option<&'a RopeAngles> {
+        let windowed = config.windows.get(layer).copied().flatten().is_some();
+        self.0.as_ref().map(|a| a.window.as_ref().filter(|_| windowed).unwrap_or(&a.full))
+    }
+}
+
+/// All buffers of a pass.
+#[derive(Debug)]
+pub struct Scratch {
+    pub(crate) kernels: Kernels,
+    pub(crate) numerics: Numerics,
+    pub(crate) strict: bool,
+    max_rows: usize,
+    max_logits: usize,
+    max_positions: usize,
+    rows: usize,
+    n_logits: usize,
+    widths: Widths,
+    x: Vec<f32>,         // [rows, d_model]: the residual stream
+    qkv: Vec<f32>,       // [rows, (n_heads + 2 n_kv_heads) * head_dim]
+    gate_up: Vec<f32>,   // [rows, 2 d_ff]
+    block_out: Vec<f32>, // [rows, d_model]: what a block adds, before its norm
+    logits: Vec<f32>,    // [max_logits, vocab_size]
+    activations: Activations,
+    attention: AttentionScratch,
+    angles: Option<Angles>,
+    positions: Vec<u32>,
+    cache_rows: Vec<CacheRow>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Widths {
+    d_model: usize,
+    qkv: usize,
+    gate_up: usize,
+    vocab: usize,
+}
+
+/// The buffers of the present batch, borrowed apart.
+pub(crate) struct Parts<'a> {
+    pub(crate) x: MatMut<'a>,
+    pub(crate) qkv: MatMut<'a>,
+    pub(crate) gate_up: MatMut<'a>,
+    pub(crate) block_out: MatMut<'a>,
+    pub(crate) logits: MatMut<'a>,
+    pub(crate) activations: &'a mut Activations,
+    pub(crate) attention: &'a mut AttentionScratch,
+    pub(crate) angles: LayerAngles<'a>,
+    pub(crate) cache_rows: &'a [CacheRow],
+}
+
+impl Scratch {
+    /// Allocates everything.
+    ///
+    /// # Errors
+    /// [`RunError::Option`] if a limit is 0 or the buffers would be larger than the address space.
+    pub fn new(model: &Model, options: ScratchOptions) -> Result<Self, RunError> {
+        let config = model.config();
+        let ScratchOptions { kernels, numerics, strict, max_rows, max_logits, max_positions, threads } =
+            options;
+        if max_rows == 0 {
+            let (found, allowed) = (max_rows.to_string(), "1 or more");
+            return Err(RunError::Option { name: "batch size", found, allowed });
+        }
+        let widths = Widths {
+            d_model: config.d_model,
+            qkv: config.q_dim() + 2 * config.kv_dim(),
+            gate_up: 2 * config.d_ff,
+            vocab: config.vocab_size,
+        };
+        let rows = |width: usize| vec![0.0; max_rows.saturating_mul(width)];
+        let max_k = config.d_model.max(config.q_dim()).max(config.d_ff);
+        let forms = model.weights().matrices().fold(Forms::EXACT, |f, m| f.union(numerics.forms(m)));
+        let mut attention = AttentionScratch::new();
+        attention.reserve(threads, max_rows, max_positions, config.n_heads, config.head_dim);
+        let angles = match &config.positions {
+            Positions::Learned => None,
+            Positions::Rope { .. } => model.ropes().map(|(full, window)| Angles {
+                full: RopeAngles::new(full, max_rows),
+                window: window.map(|w| RopeAngles::new(w, max_rows)),
+            }),
+        };
+        Ok(Scratch {
+            kernels,
+            numerics,
+            strict,
+            max_rows,
+            max_logits,
+            max_positions,
+            rows: 0,
+            n_logits: 0,
+            widths,
+            x: rows(widths.d_model),
+            qkv: rows(widths.qkv),
+            gate_up: rows(widths.gate_up),
+            block_out: rows(widths.d_model),
+            logits: vec![0.0; max_logits.saturating_mul(widths.vocab)],
+            activations: Activations::new(max_rows, max_k, forms),
+            attention,
+            angles,
+            positions: Vec::with_capacity(max_rows),
+            cache_rows: Vec::with_capacity(max_rows),
+        })
+    }
+
+    /// Checks a batch and sets the buffers' extents for it.
+    pub(crate) fn begin(&mut self, model: &Model, rows: &[Row]) -> Result<(), RunError> {
+        let vocab_size = model.config().vocab_size;
+        if rows.len() > self.max_rows {
+            let (found, allowed) = (rows.len().to_string(), "at most the batch size of the session");
+            return Err(RunError::Option { name: "rows of a batch", found, allowed });
+        }
+        self.n_logits = rows.iter().filter(|r| r.wants_logits).count();
+        if self.n_logits > self.max_logits {
+            let (found, allowed) = (self.n_logits.to_string(), "at most the session's number of logit rows");
+            return Err(RunError::Option { name: "rows with logits", found, allowed });
+        }
+        self.positions.clear();
+        self.cache_rows.clear();
+        for row in rows {
+            if row.token as usize >= vocab_size {
+                return Err(RunError::TokenOutOfRange { id: row.token, vocab_size });
+            }
+            match u32::try_from(row.position) {
+                Ok(p) if row.position < self.max_positions => self.positions.push(p),
+                _ => {
+                    let needed = row.position.saturating_add(1);
+                    return Err(RunError::ContextFull { needed, max: self.max_positions });
+                }
+            }
+            self.cache_rows.push((*row).into());
+        }
+        self.rows = rows.len();
+        if let (Some(angles), Some((full, window))) = (&mut self.angles, model.ropes()) {
+            angles.full.set(full, &self.positions)?;
+            if let (Some(angles), Some(rope)) = (&mut angles.window, window) {
+                angles.set(rope, &self.positions)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Rows of the present batch.
+    pub(crate) fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// The residual stream.
+    pub(crate) fn x(&self) -> MatRef<'_> {
+        MatRef::from_rows(&self.x, self.widths.d_model).row_range(0..self.rows)
+    }
+
+    /// The residual stream, and one row to work in.
+    pub(crate) fn x_and_row(&mut self) -> (MatMut<'_>, MatMut<'_>) {
+        let (rows, d) = (self.rows, self.widths.d_model);
+        (view(&mut self.x, rows, d), view(&mut self.block_out, 1, d))
+    }
+
+    /// The logits of the last batch: one row per row that wanted them.
+    pub fn logits(&self) -> MatRef<'_> {
+        MatRef::from_rows(&self.logits, self.widths.vocab).row_range(0..self.n_logits)
+    }
+
+    pub(crate) fn parts(&mut self) -> Parts<'_> {
+        let (rows, w) = (self.rows, self.widths);
+        Parts {
+            x: view(&mut self.x, rows, w.d_model),
+            qkv: view(&mut self.qkv, rows, w.qkv),
+            gate_up: view(&mut self.gate_up, rows, w.gate_up),
+            block_out: view(&mut self.block_out, rows, w.d_model),
+            logits: view(&mut self.logits, self.n_logits, w.vocab),
+            activations: &mut self.activations,
+            attention: &mut self.attention,
+            angles: LayerAngles(&self.angles),
+            cache_rows: &self.cache_rows,
+        }
+    }
+}
+
+/// The first `rows` rows of a buffer that was made for more.
+fn view(buffer: &mut [f32], rows: usize, cols: usize) -> MatMut<'_> {
+    let n = rows.saturating_mul(cols).min(buffer.len());
+    MatMut::from_rows(buffer.get_mut(..n).unwrap_or_default(), cols)
+}
