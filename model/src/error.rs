@@ -126,6 +126,9 @@ pub enum RunError {
         /// What is accepted.
         allowed: &'static str,
     },
+    /// A text that cannot be tokenized.
+    #[error("tokenizer: {0}")]
+    Tokenizer(String),
     /// A chat template failed while rendering.
     #[error("chat template: {0}")]
     Template(String),
