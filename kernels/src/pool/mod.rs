@@ -50,6 +50,12 @@ pub struct Pool {
     workers: Workers,
 }
 
+impl std::fmt::Debug for Pool {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Pool({} threads)", self.threads())
+    }
+}
+
 impl Pool {
     /// A pool of `threads` threads: the caller of [`enter`](Pool::enter) and `threads - 1` workers.
     ///

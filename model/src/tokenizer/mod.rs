@@ -18,6 +18,7 @@
 
 mod alphabet;
 mod bpe;
+mod from_gguf;
 mod hf;
 mod merge;
 mod pre_tokenizer;

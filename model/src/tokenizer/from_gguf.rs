@@ -1,0 +1,48 @@
+//! A tokenizer from a GGUF file's metadata.
+
+use super::{Tokenizer, VocabSource};
+use crate::LoadError;
+use crate::gguf::Metadata;
+
+impl Tokenizer {
+    /// Reads the keys `tokenizer.ggml.*`. `pre_tokenizer` replaces the file's `tokenizer.ggml.pre`.
+    ///
+    /// # Errors
+    /// A key that is missing or of another type, a kind of tokenizer that is not supported, or data that contradict
+    /// themselves.
+    pub fn from_gguf(metadata: &Metadata, pre_tokenizer: Option<&str>) -> Result<Tokenizer, LoadError> {
+        let key = |name: &str| format!("tokenizer.ggml.{name}");
+        let id = |name: &str| metadata.get_u32(&key(name));
+        let strings = |name: &str| match metadata.get_array(&key(name))? {
+            Some(array) => Ok::<_, LoadError>(Some(array.strings()?.iter().collect())),
+            None => Ok(None),
+        };
+        let scores = match metadata.get_array(&key("scores"))? {
+            Some(array) => Some(array.f32s()?.collect()),
+            None => None,
+        };
+        let token_types = match metadata.get_array(&key("token_type"))? {
+            Some(array) => Some(array.integers::<i32>()?.collect()),
+            None => None,
+        };
+        let missing = || LoadError::Metadata { key: key("tokens"), reason: "is missing".to_owned() };
+        let source = VocabSource {
+            model: metadata.require(&key("model"))?,
+            pre: metadata.get_str(&key("pre"))?,
+            tokens: strings("tokens")?.ok_or_else(missing)?,
+            scores,
+            token_types,
+            merges: strings("merges")?,
+            bos: id("bos_token_id")?,
+            eos: id("eos_token_id")?,
+            eot: id("eot_token_id")?,
+            eom: id("eom_token_id")?,
+            unknown: id("unknown_token_id")?,
+            padding: id("padding_token_id")?,
+            add_bos: metadata.get_bool(&key("add_bos_token"))?,
+            add_eos: metadata.get_bool(&key("add_eos_token"))?,
+            add_space_prefix: metadata.get_bool(&key("add_space_prefix"))?,
+        };
+        Tokenizer::from_vocab(source, pre_tokenizer)
+    }
+}
