@@ -80,14 +80,17 @@ class X86:
         framed = any(i.text == "mov rbp,rsp" for i in body[:16])
         self.bases = ("rsp", "rbp") if framed else ("rsp",)
 
-    def decode(self, i):
+    def decode(self, i, slots):
         mnemonic, _, operands = i.text.partition(" ")
         if mnemonic in ("bnd", "notrack"):
             mnemonic, _, operands = operands.strip().partition(" ")
         if mnemonic == "call":
+            slot = re.search(r"\[rip\+.*# ([0-9a-f]+)", operands)
             symbol = re.search(r"<([^>].*)>", operands)
-            i.callee = symbol.group(1) if symbol else ""
+            i.callee = slots.get(int(slot.group(1), 16), "") if slot else symbol.group(1) if symbol else ""
             i.ends = bool(NEVER_RETURNS.search(i.callee))
+            if slot:
+                i.text += f" = {i.callee}"
         elif mnemonic.startswith("j"):
             i.branches = True
             i.ends = mnemonic == "jmp"
@@ -116,7 +119,7 @@ class Aarch64:
     def prepare(self, body):
         pass
 
-    def decode(self, i):
+    def decode(self, i, slots):
         mnemonic, _, operands = i.text.partition(" ")
         if mnemonic in ("bl", "blr"):
             symbol = re.search(r"<([^>].*)>", operands)
@@ -156,6 +159,8 @@ def disassembler(path):
         sys.exit(f"{path}: not an ELF file of x86-64 or aarch64")
     for name in [os.environ.get("OBJDUMP"), *candidates]:
         if name and shutil.which(name):
+            if "llvm" in name:
+                options = [*options, "--mattr=+dotprod,+i8mm,+bf16"]
             return [name, "-d", "-C", "--no-show-raw-insn", *options, path], arch
     sys.exit(f"none of {', '.join(candidates)} found: install binutils or set OBJDUMP")
 
@@ -163,10 +168,12 @@ def disassembler(path):
 def wrappers(path):
     """(table, wrapper) -> instructions, and the dialect."""
     command, arch = disassembler(path)
-    found, current = {}, None
+    found, current, functions = {}, None, {}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         for line in process.stdout:
             if line.endswith(">:\n"):
+                address, _, name = line.rstrip(">:\n").partition(" <")
+                functions[int(address, 16)] = name
                 symbol = WRAPPER.search(line.partition("<")[2])
                 # Closures and other things inside a wrapper have symbols of their own.
                 whole = symbol and re.fullmatch(r"(::h[0-9a-f]{16})?>:\n?", line.partition("<")[2][symbol.end():])
@@ -178,10 +185,22 @@ def wrappers(path):
                     current.append(Instruction(int(address, 16), text))
     if process.returncode:
         sys.exit(f"{command[0]} failed on {path}")
+    slots = call_slots(command[0], path, functions)
     for body in found.values():
         for i in body:
-            arch.decode(i)
+            arch.decode(i, slots)
     return found, arch
+
+
+def call_slots(objdump, path, functions):
+    """Address of a relocated pointer -> the function it will hold: what `call [rip+...]` calls."""
+    slots = {}
+    for line in subprocess.run([objdump, "-R", path], capture_output=True, text=True).stdout.splitlines():
+        fields = line.split(maxsplit=2)
+        if len(fields) == 3 and re.fullmatch(r"[0-9a-f]{8,16}", fields[0]):
+            local = re.fullmatch(r"\*ABS\*\+0x([0-9a-f]+)", fields[2])
+            slots[int(fields[0], 16)] = functions.get(int(local.group(1), 16), "") if local else fields[2]
+    return slots
 
 
 def blocks_of(body):
