@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{floats, golden, ids, log_softmax, model, session};
+use common::{floats, golden, ids, instruction_sets, log_softmax, model, session};
 use gable_kernels::Kernels;
 use gable_kernels::gemm::Phase;
 use gable_model::forward::Numerics;
@@ -27,7 +27,7 @@ fn bounds(numerics: Numerics) -> Bounds {
 fn prompts_agree(name: &'static str, numerics: Numerics) {
     let model = model(name);
     let bounds = bounds(numerics);
-    for kernels in Kernels::every_available() {
+    for kernels in instruction_sets() {
         for (n, prompt) in golden(name)["prompts"].as_array().unwrap().iter().enumerate() {
             let tokens = ids(&prompt["ids"]);
             let encoded = model.tokenizer().encode(
@@ -89,7 +89,7 @@ fn passage_agrees(name: &'static str, passage: &str, numerics: Numerics, phase: 
     let tokens = ids(&golden[passage]["ids"]);
     let want = floats(&golden[passage]["nll"]);
     let limit = limit.min(tokens.len());
-    for kernels in Kernels::every_available().take(if all { usize::MAX } else { 1 }) {
+    for kernels in instruction_sets().into_iter().take(if all { usize::MAX } else { 1 }) {
         let what = format!("{name} {numerics:?} {} {phase:?} {passage}", kernels.isa());
         let got = nll(&model, kernels, numerics, phase, &tokens[..limit]);
         let mean = |v: &[f64]| v.iter().sum::<f64>() / v.len() as f64;

@@ -13,6 +13,14 @@ use std::sync::{Arc, OnceLock};
 /// Where the golden data lie.
 pub const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
 
+/// The instruction sets that a test runs: the one that `GABLE_ISA` names, or all.
+pub fn instruction_sets() -> Vec<Kernels> {
+    match std::env::var_os("GABLE_ISA") {
+        Some(_) => vec![Kernels::new().unwrap()],
+        None => Kernels::every_available().collect(),
+    }
+}
+
 /// A model in the cache. A test that needs it fails without it.
 pub fn cached(name: &str) -> PathBuf {
     let home = std::env::var_os("GABLE_HOME").map(PathBuf::from);
