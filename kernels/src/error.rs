@@ -52,6 +52,30 @@ pub enum KernelError {
     /// A name that is no instruction set.
     #[error("{0:?} is not an instruction set; known: {known}", known = Isa::names())]
     UnknownIsa(String),
+    /// The cache has no page left for more positions.
+    #[error(
+        "the key-value cache has {available} free pages, but {needed} are needed; end or shorten a sequence, or make the cache larger"
+    )]
+    CacheFull {
+        /// Pages that the call would have taken.
+        needed: usize,
+        /// Pages that were free.
+        available: usize,
+    },
+    /// Memory that the system does not give.
+    #[error(
+        "no memory for a {what} of {pages} pages ({n_kv_heads} heads of {head_dim}); make the context smaller"
+    )]
+    Memory {
+        /// What it was for.
+        what: &'static str,
+        /// Pages that were asked for.
+        pages: usize,
+        /// Key heads per page.
+        n_kv_heads: usize,
+        /// Elements per head.
+        head_dim: usize,
+    },
     /// The caller's cancel flag was set while the operation ran.
     #[error("cancelled")]
     Cancelled,

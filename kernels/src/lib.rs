@@ -1,6 +1,7 @@
 //! Transformer kernels.
 #![deny(unsafe_code)]
 
+pub mod attention;
 pub mod error;
 pub mod gemm;
 pub mod isa;
@@ -13,6 +14,7 @@ mod simd;
 mod softmax;
 mod table;
 
+pub use attention::{AttentionParams, AttentionScratch, KvCache, Mask};
 pub use error::KernelError;
 pub use isa::{Isa, Kernels};
 pub use matrix::{MatMut, MatRef};

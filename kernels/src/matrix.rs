@@ -244,7 +244,7 @@ impl<'a, T> MatMut<'a, T> {
     ///
     /// # Safety
     /// The ranges must lie within the view, and no other live strip or view may contain any of the elements.
-    unsafe fn strip(&self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'a, T> {
+    pub(crate) unsafe fn strip(&self, rows: Range<usize>, cols: Range<usize>) -> MatMut<'a, T> {
         let offset =
             if rows.is_empty() || cols.is_empty() { 0 } else { rows.start * self.stride + cols.start };
         MatMut {

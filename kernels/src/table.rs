@@ -10,11 +10,14 @@
 
 #![allow(unsafe_code)]
 
+use crate::attention;
+use crate::attention::leaf::{Chunk, Partial, Row, Total};
 use crate::gemm::Job;
 use crate::isa::Isa;
-use crate::matrix::MatMut;
+use crate::matrix::{MatMut, MatRef};
 use crate::quant::{QuantWeights, QuantizedRow};
 use crate::simd::*;
+use half::f16;
 
 /// Every leaf: what it is called with, and the generic function that it instantiates. Tile shapes come last.
 macro_rules! operations {
@@ -25,6 +28,18 @@ macro_rules! operations {
             fn to_bf16_row(x: &[f32], out: &mut [u16]) = crate::quant::to_bf16_row;
             fn dequantize_row(weights: &QuantWeights<'_>, row: usize, out: &mut [f32]) = crate::quant::embed;
             fn decode(job: &Job<'_>, out: &mut MatMut<'_>) = crate::gemm::decode;
+            fn cache_rows_f32(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [f32], values: &mut [f32])
+                = attention::cache_rows;
+            fn cache_rows_f16(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [f16], values: &mut [f16])
+                = attention::cache_rows;
+            fn attention_chunk_f32(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
+                = attention::leaf::chunk_f32;
+            fn attention_chunk_f16(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
+                = attention::leaf::chunk_f16;
+            fn attention_merge(total: &mut Option<Total>, output: &mut [f32], chunk: Total, partial: &[f32])
+                = attention::leaf::merge;
+            fn attention_finish(total: Total, output: &[f32], out: &mut [f32]) = attention::leaf::finish;
+            fn attention_weights(total: Total, scores: &mut [f32]) = attention::leaf::weights;
         } }
     };
 }

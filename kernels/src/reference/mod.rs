@@ -5,5 +5,6 @@
 
 #![forbid(unsafe_code)]
 
+pub mod attention;
 pub mod matmul;
 pub mod quant;

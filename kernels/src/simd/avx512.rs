@@ -130,6 +130,7 @@ macro_rules! avx512_token {
             type F32 = __m512;
             type I32 = __m512i;
             type Bytes = __m512i;
+            const REGISTERS: usize = 32;
             const DOT_U8_MAX: u8 = $dot_u8_max;
 
             ops! {

@@ -90,6 +90,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// 64 bytes.
     type Bytes: Copy;
 
+    /// How many of these vectors the register file holds: what tiles may have.
+    const REGISTERS: usize = 8;
     /// Largest weight byte for which [`Simd::dot_u8i8`] is exact: 255 where the CPU has the instruction, 127
     /// where it is built from 16-bit pair sums that would saturate.
     const DOT_U8_MAX: u8;

@@ -97,6 +97,7 @@ unsafe impl Simd for Portable {
     type F32 = Floats;
     type I32 = Ints;
     type Bytes = [u8; 64];
+    const REGISTERS: usize = 4;
     const DOT_U8_MAX: u8 = 255;
 
     #[inline(always)]

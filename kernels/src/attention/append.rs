@@ -1,0 +1,140 @@
+//! Writing rows into pages: keys transposed, values as they are, both narrowed to the cache's type.
+
+#![allow(unsafe_code)]
+
+use super::kv_cache::CacheShape;
+use super::pages::{CacheType, Element, PageId, Pages};
+use super::{CacheRow, PAGE};
+use crate::isa::Kernels;
+use crate::matrix::MatRef;
+use crate::pool::Team;
+use crate::simd::{LANES, Simd};
+
+/// Rows below which handing out parts costs more than it saves.
+const MIN_ROWS_TO_SPLIT: usize = 16;
+
+/// Writes row `i` of `k` and `v` to the page that `page_of(rows[i])` names.
+#[allow(clippy::too_many_arguments)]
+pub(super) fn write(
+    kernels: Kernels,
+    team: &Team<'_>,
+    shape: &CacheShape,
+    pages: &mut Pages,
+    rows: &[CacheRow],
+    page_of: &(dyn Fn(&CacheRow) -> Option<PageId> + Sync),
+    k: MatRef<'_>,
+    v: MatRef<'_>,
+) {
+    let CacheShape { n_kv_heads, head_dim, cache_type, .. } = *shape;
+    let writer = pages.writer();
+    // Part (head, s) writes one head of every `splits`-th page, so no two parts share a head of a page.
+    let splits = if rows.len() < MIN_ROWS_TO_SPLIT { 1 } else { team.threads().div_ceil(n_kv_heads) };
+    let write_part = |head: usize, split: usize| {
+        let columns = head * head_dim..(head + 1) * head_dim;
+        let (k, v) = (k.columns(columns.clone()), v.columns(columns));
+        let mut i = 0;
+        while i < rows.len() {
+            let n = run_length(&rows[i..]);
+            if let Some(page) = page_of(&rows[i]).filter(|page| page.index() % splits == split) {
+                let (k, v, at) = (k.row_range(i..i + n), v.row_range(i..i + n), rows[i].position % PAGE);
+                // SAFETY: this part alone handles this head and this page; after `make_room` a page belongs to one
+                // sequence; both slices end before the next run.
+                unsafe {
+                    match cache_type {
+                        CacheType::F32 => {
+                            let (keys, values) = writer.head(page, head);
+                            kernels.table.cache_rows_f32(k, v, at, keys, values);
+                        }
+                        CacheType::F16 => {
+                            let (keys, values) = writer.head(page, head);
+                            kernels.table.cache_rows_f16(k, v, at, keys, values);
+                        }
+                    }
+                }
+            }
+            i += n;
+        }
+    };
+    if rows.len() < MIN_ROWS_TO_SPLIT {
+        (0..n_kv_heads).for_each(|head| write_part(head, 0));
+    } else {
+        team.run(n_kv_heads * splits, &|part| write_part(part % n_kv_heads, part / n_kv_heads));
+    }
+}
+
+/// How many of the rows, from the first, continue its sequence within its page.
+fn run_length(rows: &[CacheRow]) -> usize {
+    let first = rows[0];
+    let left = PAGE - first.position % PAGE;
+    let continues = |(i, row): &(usize, &CacheRow)| {
+        *i < left && row.sequence == first.sequence && row.position == first.position + i
+    };
+    rows.iter().enumerate().take_while(continues).count()
+}
+
+/// Writes rows of one head's keys and values to positions `at..` of its page.
+#[inline(always)]
+pub(crate) fn rows<S: Simd, E: Element>(
+    s: S,
+    k: MatRef<'_>,
+    v: MatRef<'_>,
+    at: usize,
+    keys: &mut [E],
+    values: &mut [E],
+) {
+    let (n, head_dim) = (k.rows(), k.cols());
+    let value_stride = values.len() / PAGE;
+    assert!(at + n <= PAGE && keys.len() == head_dim * PAGE && head_dim <= value_stride);
+    let mut i = 0;
+    while i < n {
+        // Sixteen keys at a time are transposed in registers, fewer are scattered.
+        if i + LANES <= n && head_dim.is_multiple_of(LANES) {
+            let mut across = [0.0f32; LANES * LANES];
+            for d in (0..head_dim).step_by(LANES) {
+                let mut tile = [0.0f32; LANES * LANES];
+                for j in 0..LANES {
+                    tile[j * LANES..][..LANES].copy_from_slice(&k.row(i + j)[d..d + LANES]);
+                }
+                // SAFETY: both tiles are 16 rows of 16 cells. Row d + j of the keys has 64 elements, of which
+                // at + i .. at + i + 16 <= at + n <= 64 are written.
+                unsafe {
+                    s.transpose(tile.as_ptr().cast(), LANES, across.as_mut_ptr().cast(), LANES);
+                    for j in 0..LANES {
+                        let row = keys.as_mut_ptr().add((d + j) * PAGE + at + i);
+                        E::store(s, row, s.load(across.as_ptr().add(j * LANES)));
+                    }
+                }
+            }
+            i += LANES;
+        } else {
+            let row = k.row(i);
+            for d in (0..head_dim).step_by(LANES) {
+                let narrow = narrowed::<S, E>(s, &row[d..]);
+                for j in 0..LANES.min(head_dim - d) {
+                    keys[(d + j) * PAGE + at + i] = narrow[j];
+                }
+            }
+            i += 1;
+        }
+    }
+    for i in 0..n {
+        let row = v.row(i);
+        for d in (0..head_dim).step_by(LANES) {
+            // Lanes beyond head_dim are padding and hold zeros.
+            let narrow = narrowed::<S, E>(s, &row[d..]);
+            values[(at + i) * value_stride + d..][..LANES].copy_from_slice(&narrow);
+        }
+    }
+}
+
+/// Up to 16 values in the cache's type, zeros behind them.
+#[inline(always)]
+fn narrowed<S: Simd, E: Element>(s: S, x: &[f32]) -> [E; LANES] {
+    let mut padded = [0.0; LANES];
+    let n = x.len().min(LANES);
+    padded[..n].copy_from_slice(&x[..n]);
+    let mut out = [E::ZERO; LANES];
+    // SAFETY: both arrays have 16 elements.
+    unsafe { E::store(s, out.as_mut_ptr(), s.load(padded.as_ptr())) };
+    out
+}

@@ -1,0 +1,461 @@
+//! Which thread computes what: tiles of rows, blocks of heads, chunks of the cache.
+//!
+//! A *tile* is a few neighbouring rows of one sequence, a *block* some of the query heads of one key head. A unit of
+//! work is (tile, block) over all chunks or, when these would be too few to keep the threads busy, (tile, block,
+//! chunk) into a buffer that a second operation merges. Both ways run the same arithmetic on a row in the same
+//! order, so which one is taken may depend on the number of threads.
+
+#![allow(unsafe_code)]
+
+use super::leaf::{self, MAX_ROWS, Row, Total};
+use super::pages::CacheType;
+use super::{AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
+use crate::error::KernelError;
+use crate::isa::Kernels;
+use crate::matrix::MatMut;
+use crate::pool::Team;
+use crate::simd::LANES;
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+/// Pages of a chunk.
+const CHUNK_PAGES: usize = 16;
+/// Positions of a chunk.
+const CHUNK: usize = CHUNK_PAGES * PAGE;
+/// Units per thread below which the cache is cut too.
+const UNITS_PER_THREAD: usize = 4;
+/// Alignment of scratch in elements: a cache line.
+const ALIGN: usize = 16;
+
+/// Neighbouring rows of one sequence.
+#[derive(Debug, Clone)]
+struct Tile {
+    rows: Range<usize>,
+    /// Positions that its rows attend to.
+    keys: Range<usize>,
+    /// Number of its first unit when chunks are units.
+    first_unit: usize,
+}
+
+impl Tile {
+    fn chunks(&self) -> Range<usize> {
+        self.keys.start / CHUNK..self.keys.end.div_ceil(CHUNK)
+    }
+}
+
+/// Memory that attention works in. It grows when a call needs more; [`reserve`](AttentionScratch::reserve) makes it
+/// large enough beforehand.
+#[derive(Debug, Default)]
+pub struct AttentionScratch {
+    tiles: Vec<Tile>,
+    slots: Vec<f32>,
+    partials: Vec<f32>,
+}
+
+impl AttentionScratch {
+    /// Nothing reserved yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Makes room for calls of at most `rows` rows by `threads` threads over sequences of at most `positions`
+    /// positions; such calls, without a tap, allocate nothing.
+    pub fn reserve(
+        &mut self,
+        threads: usize,
+        rows: usize,
+        positions: usize,
+        n_heads: usize,
+        head_dim: usize,
+    ) {
+        self.tiles.reserve(rows.saturating_sub(self.tiles.len()));
+        grow(&mut self.slots, threads.max(1) * SlotShape::new(head_dim, false).len());
+        let split_rows = rows.min(UNITS_PER_THREAD * threads);
+        let partial = partial_len(n_heads, head_dim) + n_heads * ALIGN;
+        grow(&mut self.partials, positions.div_ceil(CHUNK) * split_rows * partial);
+    }
+}
+
+/// Makes `buffer` hold `len` elements behind its first cache line boundary.
+fn grow(buffer: &mut Vec<f32>, len: usize) {
+    if buffer.len() < len + ALIGN {
+        *buffer = vec![0.0; len + ALIGN];
+    }
+}
+
+/// The elements behind the first cache line boundary, as rows.
+fn aligned(buffer: &mut [f32], rows: usize, cols: usize) -> Result<MatMut<'_>, KernelError> {
+    let skip = buffer.as_ptr().align_offset(4 * ALIGN).min(ALIGN);
+    MatMut::new(&mut buffer[skip..], rows, cols, cols)
+}
+
+/// Elements of a head's output in whole vectors.
+fn padded(head_dim: usize) -> usize {
+    head_dim.next_multiple_of(LANES)
+}
+
+/// Elements of a unit's result: outputs, maxima and sums of its rows, to a multiple of a cache line.
+fn partial_len(rows: usize, head_dim: usize) -> usize {
+    rows * padded(head_dim) + (2 * rows).next_multiple_of(ALIGN)
+}
+
+/// One thread's scratch.
+#[derive(Clone, Copy)]
+struct SlotShape {
+    padded: usize,
+    tapped: bool,
+}
+
+impl SlotShape {
+    fn new(head_dim: usize, tapped: bool) -> Self {
+        SlotShape { padded: padded(head_dim), tapped }
+    }
+
+    fn len(self) -> usize {
+        let tap = if self.tapped { CHUNK } else { 0 };
+        MAX_ROWS * (PAGE + LANES + 2 * self.padded + tap) + 2 * MAX_ROWS.next_multiple_of(ALIGN)
+    }
+
+    fn cut(self, slot: &mut [f32]) -> Slot<'_> {
+        let (scores, rest) = slot.split_at_mut(MAX_ROWS * PAGE);
+        let (lane_sums, rest) = rest.split_at_mut(MAX_ROWS * LANES);
+        let (output, rest) = rest.split_at_mut(MAX_ROWS * self.padded);
+        let (total, rest) = rest.split_at_mut(MAX_ROWS * self.padded);
+        let (max, rest) = rest.split_at_mut(MAX_ROWS.next_multiple_of(ALIGN));
+        let (sum, tap) = rest.split_at_mut(MAX_ROWS.next_multiple_of(ALIGN));
+        Slot { scores, lane_sums, output, total, max, sum, tap }
+    }
+}
+
+/// One thread's scratch, cut: see [`leaf::Partial`]; `total` is the output over several chunks.
+struct Slot<'a> {
+    scores: &'a mut [f32],
+    lane_sums: &'a mut [f32],
+    output: &'a mut [f32],
+    total: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+    tap: &'a mut [f32],
+}
+
+/// A checked call.
+struct Job<'a> {
+    kernels: Kernels,
+    input: AttentionInput<'a>,
+    params: &'a AttentionParams,
+    tap: Option<&'a AttentionTap<'a>>,
+    out: &'a MatMut<'a>,
+    tiles: &'a [Tile],
+    /// Query heads per key head, and per block.
+    group: usize,
+    block_heads: usize,
+    blocks_per_group: usize,
+}
+
+/// Attention of checked arguments.
+pub(super) fn run(
+    kernels: Kernels,
+    team: &Team<'_>,
+    input: AttentionInput<'_>,
+    params: &AttentionParams,
+    out: MatMut<'_>,
+    scratch: &mut AttentionScratch,
+    tap: Option<&mut AttentionTap<'_>>,
+) -> Result<(), KernelError> {
+    let shape = *input.cache.shape();
+    let group = params.n_heads / shape.n_kv_heads;
+    let blocks_per_group = group.div_ceil(MAX_ROWS);
+    let block_heads = group.div_ceil(blocks_per_group);
+    let blocks = shape.n_kv_heads * blocks_per_group;
+
+    let AttentionScratch { tiles, slots, partials } = scratch;
+    let chunk_units = make_tiles(tiles, &input, params, MAX_ROWS / block_heads)?;
+    let positions = tiles.iter().map(|tile| tile.keys.end).max().unwrap_or(0);
+    let tap = match tap {
+        Some(tap) => {
+            tap.prepare(input.rows.len(), params.n_heads, positions)?;
+            Some(&*tap)
+        }
+        None => None,
+    };
+    let slot_shape = SlotShape::new(shape.head_dim, tap.is_some());
+    let job = Job { kernels, input, params, tap, out: &out, tiles, group, block_heads, blocks_per_group };
+
+    let units = tiles.len() * blocks;
+    let split = team.threads() > 1 && units < UNITS_PER_THREAD * team.threads() && chunk_units > tiles.len();
+    let most_units = if split { chunk_units * blocks } else { units };
+    let threads = team.threads().min(most_units);
+    grow(slots, threads * slot_shape.len());
+    let mut slots = aligned(slots, threads, slot_shape.len())?;
+    if !split {
+        for_units(team, slots, units, |unit, slot| {
+            // Later tiles see more keys: the longest go first.
+            let tile = &job.tiles[job.tiles.len() - 1 - unit / blocks];
+            job.whole(tile, unit % blocks, &mut slot_shape.cut(slot));
+        });
+        return Ok(());
+    }
+    let widest = tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
+    let cols = partial_len(widest * block_heads, shape.head_dim);
+    grow(partials, most_units * cols);
+    let partials = aligned(partials, most_units, cols)?;
+    for_units(team, slots.reborrow(), most_units, |unit, slot| {
+        // SAFETY: each unit is handed out once, and its row is its own.
+        let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };
+        job.one_chunk(unit / blocks, unit % blocks, &mut slot_shape.cut(slot), partial.row_mut(0));
+    });
+    for_units(team, slots, units, |unit, slot| {
+        let tile = &job.tiles[unit / blocks];
+        let rows = tile.first_unit * blocks + unit % blocks..;
+        // SAFETY: the chunks are done, so nobody writes to the partials, and each unit reads rows of its own.
+        let partial = |i: usize| unsafe {
+            partials.strip(rows.start + i * blocks..rows.start + i * blocks + 1, 0..cols)
+        };
+        job.merge_chunks(tile, unit % blocks, &mut slot_shape.cut(slot), partial);
+    });
+    Ok(())
+}
+
+/// Cuts the rows into tiles of at most `most_rows` and counts their chunks.
+fn make_tiles(
+    tiles: &mut Vec<Tile>,
+    input: &AttentionInput<'_>,
+    params: &AttentionParams,
+    most_rows: usize,
+) -> Result<usize, KernelError> {
+    tiles.clear();
+    let mut chunks = 0;
+    for (i, row) in input.rows.iter().enumerate() {
+        let keys = visible(input, params, i)?;
+        match tiles.last_mut() {
+            Some(tile) if tile.rows.len() < most_rows && input.rows[i - 1].sequence == row.sequence => {
+                chunks -= tile.chunks().len();
+                tile.rows.end = i + 1;
+                tile.keys = tile.keys.start.min(keys.start)..tile.keys.end.max(keys.end);
+                chunks += tile.chunks().len();
+            }
+            _ => {
+                let tile = Tile { rows: i..i + 1, keys, first_unit: chunks };
+                chunks += tile.chunks().len();
+                tiles.push(tile);
+            }
+        }
+    }
+    Ok(chunks)
+}
+
+/// The positions that row `i` attends to.
+fn visible(
+    input: &AttentionInput<'_>,
+    params: &AttentionParams,
+    i: usize,
+) -> Result<Range<usize>, KernelError> {
+    const OP: &str = "attention";
+    let row = input.rows[i];
+    let layer = input.cache.layer(OP, row.sequence, input.layer)?;
+    if row.position >= layer.len && params.mask != Mask::Bidirectional {
+        let (expected, found) = (row.position + 1, layer.len);
+        return Err(KernelError::Shape { op: OP, what: "cached positions (at least)", expected, found });
+    }
+    let keys = match params.mask {
+        Mask::Causal => 0..row.position + 1,
+        Mask::Window(n) => (row.position + 1).saturating_sub(n)..row.position + 1,
+        Mask::Bidirectional => 0..layer.len,
+    };
+    if keys.start < layer.released && !keys.is_empty() {
+        let (expected, found) = (layer.released, keys.start);
+        return Err(KernelError::Shape { op: OP, what: "first key (at least)", expected, found });
+    }
+    Ok(keys)
+}
+
+/// Calls `f(unit, slot)` for every unit, each thread with a slot of its own.
+fn for_units(team: &Team<'_>, slots: MatMut<'_>, units: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let next = AtomicUsize::new(0);
+    let parts = slots.rows();
+    team.run(parts, &|part| {
+        // SAFETY: a row of the matrix for each part, and each part runs once.
+        let mut slot = unsafe { slots.strip(part..part + 1, 0..slots.cols()) };
+        if parts == 1 {
+            return (0..units).for_each(|unit| f(unit, slot.row_mut(0)));
+        }
+        loop {
+            // Relaxed: the number is all that is agreed on; the team orders the data.
+            let unit = next.fetch_add(1, Ordering::Relaxed);
+            if unit >= units {
+                return;
+            }
+            f(unit, slot.row_mut(0));
+        }
+    });
+}
+
+/// The result of one chunk for the rows of a unit.
+struct Sums<'a> {
+    output: &'a mut [f32],
+    max: &'a mut [f32],
+    sum: &'a mut [f32],
+}
+
+impl<'a> Job<'a> {
+    /// Key head and query heads of a block.
+    fn heads(&self, block: usize) -> (usize, Range<usize>) {
+        let (kv_head, i) = (block / self.blocks_per_group, block % self.blocks_per_group);
+        let end = (kv_head + 1) * self.group;
+        let first = kv_head * self.group + i * self.block_heads;
+        (kv_head, first.min(end)..(first + self.block_heads).min(end))
+    }
+
+    /// Row of the batch and head of each row of a unit: heads within tokens.
+    fn members(&self, tile: &Tile, block: usize) -> impl Iterator<Item = (usize, usize)> + use<> {
+        let (_, heads) = self.heads(block);
+        tile.rows.clone().flat_map(move |row| heads.clone().map(move |head| (row, head)))
+    }
+
+    /// What row `i` sees; `make_tiles` has seen that it is there.
+    fn visible(&self, i: usize) -> Range<usize> {
+        visible(&self.input, self.params, i).unwrap_or(0..0)
+    }
+
+    /// A unit over all its chunks.
+    fn whole(&self, tile: &Tile, block: usize, slot: &mut Slot<'_>) {
+        let padded = padded(self.input.cache.shape().head_dim);
+        let n = tile.rows.len() * self.heads(block).1.len();
+        let mut totals = [None; MAX_ROWS];
+        let Slot { scores, lane_sums, output, total, max, sum, tap } = slot;
+        for chunk in tile.chunks() {
+            let sums = Sums { output: &mut output[..n * padded], max: &mut max[..n], sum: &mut sum[..n] };
+            self.chunk(tile, block, chunk, (&mut **scores, &mut **lane_sums, &mut **tap), sums);
+            self.merge(tile, block, chunk, &mut totals, total, (&**output, &**max, &**sum));
+        }
+        self.finish(tile, block, &totals, total);
+    }
+
+    /// One chunk of a unit, into a partial result.
+    fn one_chunk(&self, tile_chunk: usize, block: usize, slot: &mut Slot<'_>, partial: &mut [f32]) {
+        let index = self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk) - 1;
+        let tile = &self.tiles[index];
+        let padded = padded(self.input.cache.shape().head_dim);
+        let n = tile.rows.len() * self.heads(block).1.len();
+        let (output, rest) = partial.split_at_mut(n * padded);
+        let (max, rest) = rest.split_at_mut(n);
+        let sums = Sums { output, max, sum: &mut rest[..n] };
+        let chunk = tile.chunks().start + tile_chunk - tile.first_unit;
+        self.chunk(tile, block, chunk, (slot.scores, slot.lane_sums, slot.tap), sums);
+    }
+
+    /// Merges the partial results of a unit's chunks.
+    fn merge_chunks<'b>(
+        &self,
+        tile: &Tile,
+        block: usize,
+        slot: &mut Slot<'_>,
+        partial: impl Fn(usize) -> MatMut<'b>,
+    ) {
+        let padded = padded(self.input.cache.shape().head_dim);
+        let n = tile.rows.len() * self.heads(block).1.len();
+        let mut totals = [None; MAX_ROWS];
+        for (i, chunk) in tile.chunks().enumerate() {
+            let mut partial = partial(i);
+            let (output, rest) = partial.row_mut(0).split_at(n * padded);
+            let (max, sum) = rest.split_at(n);
+            self.merge(tile, block, chunk, &mut totals, slot.total, (output, max, sum));
+        }
+        self.finish(tile, block, &totals, slot.total);
+    }
+
+    /// The rows of a unit against one chunk.
+    fn chunk(
+        &self,
+        tile: &Tile,
+        block: usize,
+        chunk: usize,
+        (scores, lane_sums, tap): (&mut [f32], &mut [f32], &mut [f32]),
+        sums: Sums<'_>,
+    ) {
+        let AttentionInput { q, cache, layer, rows: places } = self.input;
+        let head_dim = cache.shape().head_dim;
+        let (kv_head, _) = self.heads(block);
+        let mut rows = [Row { q: &[], visible: (0, 0) }; MAX_ROWS];
+        let mut n = 0;
+        let mut tapped = false;
+        for (i, head) in self.members(tile, block) {
+            let keys = self.visible(i);
+            let q = &q.row(i)[head * head_dim..(head + 1) * head_dim];
+            rows[n] = Row { q, visible: (keys.start, keys.end) };
+            n += 1;
+            tapped |= self.tap.is_some_and(|tap| tap.row(i, head).is_some());
+        }
+        let Ok(view) = cache.layer("attention", places[tile.rows.start].sequence, layer) else { return };
+        let first = (chunk * CHUNK_PAGES).max(tile.keys.start / PAGE);
+        let end = ((chunk + 1) * CHUNK_PAGES).min(tile.keys.end.div_ceil(PAGE));
+        let args = leaf::Chunk {
+            cache,
+            head: kv_head,
+            pages: &view.table[first..end],
+            position: first * PAGE,
+            scale: self.params.scale,
+            soft_cap: self.params.soft_cap.unwrap_or(0.0),
+        };
+        let tap_stride = (end - first) * PAGE;
+        let tap = if tapped { &mut tap[..n * tap_stride] } else { &mut [] };
+        let Sums { output, max, sum } = sums;
+        let partial = leaf::Partial { scores, lane_sums, max, sum, output, tap: &mut *tap };
+        let table = self.kernels.table;
+        match cache.shape().cache_type {
+            CacheType::F32 => table.attention_chunk_f32(args, &rows[..n], partial),
+            CacheType::F16 => table.attention_chunk_f16(args, &rows[..n], partial),
+        }
+        if let Some(wanted) = self.tap.filter(|_| tapped) {
+            for (r, (i, head)) in self.members(tile, block).enumerate() {
+                if let Some(row) = wanted.row(i, head) {
+                    // SAFETY: this row, head and chunk belong to this unit alone.
+                    unsafe { wanted.put(row, first * PAGE, &tap[r * tap_stride..][..tap_stride]) };
+                }
+            }
+        }
+    }
+
+    /// Adds one chunk to the totals of the rows that see some of it.
+    fn merge(
+        &self,
+        tile: &Tile,
+        block: usize,
+        chunk: usize,
+        totals: &mut [Option<Total>; MAX_ROWS],
+        total: &mut [f32],
+        (output, max, sum): (&[f32], &[f32], &[f32]),
+    ) {
+        let padded = padded(self.input.cache.shape().head_dim);
+        for (r, (i, _)) in self.members(tile, block).enumerate() {
+            let keys = self.visible(i);
+            if keys.start.max(chunk * CHUNK) < keys.end.min((chunk + 1) * CHUNK) {
+                let range = r * padded..(r + 1) * padded;
+                let part = Total { max: max[r], sum: sum[r] };
+                self.kernels.table.attention_merge(
+                    &mut totals[r],
+                    &mut total[range.clone()],
+                    part,
+                    &output[range],
+                );
+            }
+        }
+    }
+
+    /// Writes the rows of a unit to the output.
+    fn finish(&self, tile: &Tile, block: usize, totals: &[Option<Total>; MAX_ROWS], total: &[f32]) {
+        let head_dim = self.input.cache.shape().head_dim;
+        let padded = padded(head_dim);
+        for (r, (i, head)) in self.members(tile, block).enumerate() {
+            let sums = totals[r].unwrap_or(Total::NONE);
+            // SAFETY: `check` has seen that row and columns are within `out`, and this row's head belongs to this
+            // unit alone.
+            let mut out = unsafe { self.out.strip(i..i + 1, head * head_dim..(head + 1) * head_dim) };
+            self.kernels.table.attention_finish(sums, &total[r * padded..][..padded], out.row_mut(0));
+            if let Some((tap, row)) = self.tap.and_then(|tap| Some((tap, tap.row(i, head)?))) {
+                // SAFETY: as above, and all chunks of the row are done.
+                unsafe { tap.finish(self.kernels, row, sums) };
+            }
+        }
+    }
+}
