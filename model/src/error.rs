@@ -116,6 +116,17 @@ pub enum RunError {
         /// First such token.
         id: u32,
     },
+    /// Another number of logits than the vocabulary has entries.
+    #[error("{found} logits for a vocabulary of {vocab_size}")]
+    LogitsLength {
+        /// How many were given.
+        found: usize,
+        /// Entries in the vocabulary.
+        vocab_size: usize,
+    },
+    /// No token that could be drawn.
+    #[error("every token is ruled out: all logits are -inf; relax the logit biases")]
+    NoCandidate,
     /// An option outside its range.
     #[error("{name} is {found}; allowed: {allowed}")]
     Option {

@@ -1,1 +1,196 @@
-//! (stub)
+//! From logits to a token.
+//!
+//! A sampler is a chain of stages over a list of candidates. The default chain is llama.cpp's,
+//!
+//! ```text
+//! penalties ; top_k ; top_p ; min_p ; temperature
+//! ```
+//!
+//! preceded by the logit biases and followed by the draw. Each stage narrows the list or changes its logits:
+//!
+//! - *penalties* look at the last `repeat_last_n` tokens: a logit of a token that occurs `n` times there is divided
+//!   by `repeat_penalty` if positive and multiplied by it if not, then lowered by `n * frequency_penalty +
+//!   presence_penalty`;
+//! - *top_k* keeps the `k` most likely;
+//! - *top_p* keeps the smallest set of most likely ones whose probabilities reach `p`;
+//! - *min_p* keeps those with at least `p` times the probability of the most likely one;
+//! - *temperature* divides the logits by `T`; zero keeps the most likely one alone and draws nothing.
+//!
+//! # Order, ties and cost
+//!
+//! Candidates stay in the order of their ids. A stage that needs the most likely ones selects on a copy, in linear
+//! time, and yields a threshold; a vocabulary of 262 144 is never sorted. Equal logits: the lower id wins. All memory
+//! is allocated when the sampler is made.
+//!
+//! # Random numbers
+//!
+//! ChaCha with 12 rounds, its key the seed as eight little-endian bytes and 24 zeros, stream 0. A draw takes one `u64`
+//! and uses the upper 53 bits as a number in `[0, 1)`; a greedy choice takes none. A printed seed thus gives the same
+//! choices on every machine and in every later version; a test pins the first draws.
+
+mod config;
+mod stages;
+
+pub use config::{SamplerConfig, Stage};
+
+use crate::RunError;
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
+use stages::Candidate;
+use std::collections::VecDeque;
+
+/// Draws tokens; see the [module](self) for what and how.
+#[derive(Debug)]
+pub struct Sampler {
+    config: SamplerConfig,
+    vocab_size: usize,
+    /// Sorted by id, each id once.
+    biases: Vec<(u32, f32)>,
+    /// In the order of ids.
+    candidates: Vec<Candidate>,
+    scratch: Vec<Candidate>,
+    /// The last `repeat_last_n` tokens, oldest first.
+    recent: VecDeque<u32>,
+    /// How often a token occurs in `recent`; empty where no penalty asks.
+    counts: Vec<u32>, // [vocab_size]
+    rng: ChaCha12Rng,
+}
+
+impl Sampler {
+    /// A sampler for a vocabulary of `vocab_size`, with all the memory it will need.
+    ///
+    /// Errors: an option outside its range, a bias for a token outside the vocabulary.
+    pub fn new(config: SamplerConfig, vocab_size: usize) -> Result<Sampler, RunError> {
+        config.validate()?;
+        let mut biases: Vec<(u32, f32)> = Vec::with_capacity(config.logit_bias.len());
+        let mut given = config.logit_bias.clone();
+        given.sort_by_key(|(id, _)| *id);
+        for (id, bias) in given {
+            if usize::try_from(id).map_or(true, |id| id >= vocab_size) {
+                return Err(RunError::TokenOutOfRange { id, vocab_size });
+            }
+            match biases.last_mut().filter(|last| last.0 == id) {
+                Some(last) => last.1 = biased(last.1, bias),
+                None => biases.push((id, bias)),
+            }
+        }
+        let remembers = if config.penalizes() { config.repeat_last_n } else { 0 };
+        let mut seed = [0u8; 32];
+        for (place, byte) in seed.iter_mut().zip(config.seed.to_le_bytes()) {
+            *place = byte;
+        }
+        Ok(Sampler {
+            vocab_size,
+            biases,
+            candidates: Vec::with_capacity(vocab_size),
+            scratch: Vec::with_capacity(vocab_size),
+            recent: VecDeque::with_capacity(remembers),
+            counts: if remembers > 0 { vec![0; vocab_size] } else { Vec::new() },
+            rng: ChaCha12Rng::from_seed(seed),
+            config,
+        })
+    }
+
+    /// The options it was made with.
+    pub fn config(&self) -> &SamplerConfig {
+        &self.config
+    }
+
+    /// Notes a token of the prompt or of the reply, for the penalties.
+    ///
+    /// Errors: an id outside the vocabulary.
+    pub fn accept(&mut self, token: u32) -> Result<(), RunError> {
+        let vocab_size = self.vocab_size;
+        let slot = |id: u32| usize::try_from(id).unwrap_or(usize::MAX);
+        if slot(token) >= vocab_size {
+            return Err(RunError::TokenOutOfRange { id: token, vocab_size });
+        }
+        if self.counts.is_empty() {
+            return Ok(());
+        }
+        if self.recent.len() >= self.config.repeat_last_n
+            && let Some(oldest) = self.recent.pop_front()
+            && let Some(count) = self.counts.get_mut(slot(oldest))
+        {
+            *count = count.saturating_sub(1);
+        }
+        self.recent.push_back(token);
+        if let Some(count) = self.counts.get_mut(slot(token)) {
+            *count = count.saturating_add(1);
+        }
+        Ok(())
+    }
+
+    /// Forgets the noted tokens; the stream of random numbers goes on.
+    pub fn forget(&mut self) {
+        self.recent.clear();
+        self.counts.fill(0);
+    }
+
+    /// Draws one token. `logits` is `[vocab_size]`. `-inf` rules a token out; `+inf` rules out all that have less.
+    ///
+    /// Errors: a NaN, another number of logits than the vocabulary has, nothing but `-inf`.
+    pub fn sample(&mut self, logits: &[f32]) -> Result<u32, RunError> {
+        self.load(logits)?;
+        if self.config.temperature == 0.0 {
+            // The narrowing stages keep the most likely one, so only the penalties matter.
+            if self.config.order.contains(&Stage::Penalties) {
+                self.penalize();
+            }
+            return stages::most_likely(&self.candidates).map(|c| c.id).ok_or(RunError::NoCandidate);
+        }
+        for at in 0..self.config.order.len() {
+            let Some(stage) = self.config.order.get(at).copied() else { break };
+            match stage {
+                Stage::Penalties => self.penalize(),
+                Stage::TopK => stages::top_k(&mut self.candidates, &mut self.scratch, self.config.top_k),
+                Stage::TopP => stages::top_p(&mut self.candidates, &mut self.scratch, self.config.top_p),
+                Stage::MinP => stages::min_p(&mut self.candidates, self.config.min_p),
+                Stage::Temperature => stages::temperature(&mut self.candidates, self.config.temperature),
+            }
+        }
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
+        let uniform = (self.rng.next_u64() >> 11) as f64 * (-53f64).exp2();
+        stages::draw(&self.candidates, uniform).ok_or(RunError::NoCandidate)
+    }
+
+    /// Fills the candidates, biases added, without what is ruled out.
+    fn load(&mut self, logits: &[f32]) -> Result<(), RunError> {
+        if logits.len() != self.vocab_size {
+            return Err(RunError::LogitsLength { found: logits.len(), vocab_size: self.vocab_size });
+        }
+        self.candidates.clear();
+        let mut biases = self.biases.iter().peekable();
+        for (id, &logit) in (0u32..).zip(logits) {
+            if logit.is_nan() {
+                return Err(RunError::NanLogits { id });
+            }
+            let logit = match biases.next_if(|(biased, _)| *biased == id) {
+                Some((_, bias)) => biased(logit, *bias),
+                None => logit,
+            };
+            if logit > f32::NEG_INFINITY {
+                self.candidates.push(Candidate { logit: logit + 0.0, id }); // -0 becomes +0: they are equal
+            }
+        }
+        if self.candidates.is_empty() { Err(RunError::NoCandidate) } else { Ok(()) }
+    }
+
+    fn penalize(&mut self) {
+        if self.recent.is_empty() {
+            return;
+        }
+        for candidate in &mut self.candidates {
+            let count =
+                usize::try_from(candidate.id).ok().and_then(|id| self.counts.get(id)).copied().unwrap_or(0);
+            if count > 0 {
+                candidate.logit = self.config.penalized(candidate.logit, count);
+            }
+        }
+    }
+}
+
+/// An infinite bias replaces the logit: `-inf` bans a token, `+inf` demands it.
+fn biased(logit: f32, bias: f32) -> f32 {
+    if bias.is_infinite() { bias } else { logit + bias }
+}
