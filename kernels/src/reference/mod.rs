@@ -7,3 +7,4 @@
 
 pub mod matmul;
 pub mod quant;
+pub mod rowwise;
