@@ -52,7 +52,7 @@ impl Map for Gelu {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::F32) -> S::F32 {
         // -2 sqrt(2/pi), and that times 0.044715.
-        let cubic = s.mul_add(s.mul(x, x), s.splat(-0.071_354_814), s.splat(-1.595_769_1));
+        let cubic = s.mul_add(s.mul(x, x), s.splat(-0.071_354_814), s.splat(-1.595_769));
         let e = exp(s, s.mul(cubic, x));
         s.div(held(s, x), s.add(s.splat(1.0), e))
     }

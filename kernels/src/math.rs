@@ -129,7 +129,14 @@ pub(crate) fn erf<S: Simd>(s: S, x: S::F32) -> S::F32 {
     let p = horner(
         s,
         s.mul(x, x),
-        [1.128_379_1, -0.376_123_25, 0.112_801_805, -0.026_711_32, 0.004_917_561, -5.631_457_8e-4],
+        [
+            std::f32::consts::FRAC_2_SQRT_PI,
+            -0.376_123_25,
+            0.112_801_805,
+            -0.026_711_32,
+            0.004_917_561,
+            -5.631_458e-4,
+        ],
     );
     let large = s.sub(s.splat(1.0), erfc_nonnegative(s, a));
     s.select_lt(a, s.splat(1.0), s.mul(p, x), signed(s, x, large))
