@@ -41,6 +41,14 @@ pub enum KernelError {
         /// The row length that was asked for.
         cols: usize,
     },
+    /// A token lies further along than the position embedding reaches.
+    #[error("position {position} is beyond the model's {max_positions} positions")]
+    PositionOutOfRange {
+        /// The token's position, counted from 0.
+        position: u32,
+        /// How many positions there are.
+        max_positions: usize,
+    },
     /// A forced instruction set is not one this CPU (or this build) has.
     #[error("instruction set {isa} is not available on this machine; available: {available}")]
     IsaUnavailable {

@@ -105,6 +105,11 @@ impl Kernels {
         TABLES.iter().copied().filter(|t| (t.cpu_has)()).map(|table| Kernels { table })
     }
 
+    /// Names of the kernels that every instruction set has, as test reports print them.
+    pub fn operations() -> &'static [&'static str] {
+        KernelTable::OPERATIONS
+    }
+
     /// Which instruction set this is.
     pub fn isa(self) -> Isa {
         self.table.isa

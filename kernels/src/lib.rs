@@ -1,15 +1,21 @@
 //! Transformer kernels.
 #![deny(unsafe_code)]
 
+pub mod activation;
 pub mod attention;
+mod convert;
 pub mod error;
 pub mod gemm;
 pub mod isa;
+mod math;
 pub mod matrix;
+mod norm;
 #[allow(unsafe_code)] // lends a caller's closure to the workers for the time of one call
 pub mod pool;
 pub mod quant;
 pub mod reference;
+pub mod rope;
+mod rowwise;
 mod simd;
 mod softmax;
 mod table;

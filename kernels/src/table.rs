@@ -10,12 +10,14 @@
 
 #![allow(unsafe_code)]
 
+use crate::activation::Activation;
 use crate::attention;
 use crate::attention::leaf::{Chunk, Partial, Row, Total};
 use crate::gemm::Job;
 use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
 use crate::quant::{QuantWeights, QuantizedRow};
+use crate::rope::RopePairing;
 use crate::simd::*;
 use half::f16;
 
@@ -23,7 +25,25 @@ use half::f16;
 macro_rules! operations {
     ($consumer:ident!($($head:tt)*)) => {
         $consumer! { $($head)* {
-            fn softmax_row(row: &mut [f32]) = crate::softmax::row;
+            fn exp_row(x: &mut [f32]) = crate::math::exp_row;
+            fn sigmoid_row(x: &mut [f32]) = crate::math::sigmoid_row;
+            fn tanh_row(x: &mut [f32]) = crate::math::tanh_row;
+            fn erf_row(x: &mut [f32]) = crate::math::erf_row;
+            fn softmax_row(x: &mut [f32], scale: f32, mask: Option<&[f32]>) = crate::softmax::row;
+            fn log_softmax_row(x: &mut [f32], scale: f32, mask: Option<&[f32]>) = crate::softmax::log_row;
+            fn rms_norm_row(x: &[f32], weight: &[f32], eps: f32, out: &mut [f32]) = crate::norm::rms_row;
+            fn rms_norm_row_in_place(x: &mut [f32], weight: &[f32], eps: f32) = crate::norm::rms_row_in_place;
+            fn rms_norm_row_add(x: &[f32], weight: &[f32], eps: f32, residual: &mut [f32]) = crate::norm::rms_row_add;
+            fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = crate::norm::layer_row;
+            fn rope_row(x: &mut [f32], head_dim: usize, angles: &[f32], pairing: RopePairing) = crate::rope::row;
+            fn activate_row(activation: Activation, x: &mut [f32]) = crate::activation::activate_row;
+            fn gated_row(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) = crate::activation::gated_row;
+            fn add_row(x: &mut [f32], y: &[f32]) = crate::activation::add_row;
+            fn scale_row(x: &mut [f32], factor: f32) = crate::activation::scale_row;
+            fn softcap_row(x: &mut [f32], cap: f32) = crate::activation::softcap_row;
+            fn f16_from_f32_row(src: &[f32], dst: &mut [u16]) = crate::convert::f16_from_f32_row;
+            fn f32_from_f16_row(src: &[u16], dst: &mut [f32]) = crate::convert::f32_from_f16_row;
+            fn f32_from_bf16_row(src: &[u16], dst: &mut [f32]) = crate::convert::f32_from_bf16_row;
             fn quantize_row(x: &[f32], out: &mut QuantizedRow<'_>) = crate::quant::quantize_row;
             fn to_bf16_row(x: &[f32], out: &mut [u16]) = crate::quant::to_bf16_row;
             fn dequantize_row(weights: &QuantWeights<'_>, row: usize, out: &mut [f32]) = crate::quant::embed;

@@ -1,5 +1,7 @@
 //! Every matmul path on every instruction set against the reference, at shapes that straddle every edge.
 
+mod common;
+
 use gable_kernels::gemm::{Epilogue, Phase};
 use gable_kernels::quant::{Activations, Format, Forms, QuantWeights};
 use gable_kernels::reference::{matmul as reference, quant};
@@ -113,6 +115,11 @@ impl Problem {
 
     fn check(&self, kernels: Kernels, phase: Phase, forms: Forms) {
         let got = self.run(kernels, &Team::serial(), phase, forms);
+        let leaf = if phase == Phase::Prompt { "prompt" } else { "decode" };
+        common::ran(leaf, kernels.isa(), 1);
+        if forms.int8 {
+            common::ran("quantize_row", kernels.isa(), 1);
+        }
         let weights = self.weights();
         for i in 0..self.m {
             let x = &self.x[i * self.k..][..self.k];
@@ -329,6 +336,7 @@ fn dequantized_rows_are_bit_equal_to_the_formulas() {
             for kernels in Kernels::every_available() {
                 let mut out = vec![f32::NAN; cols];
                 kernels.dequantize_row(&weights, 1, &mut out).unwrap();
+                common::ran("dequantize_row", kernels.isa(), 1);
                 let want = quant::dequantize(format, weights.row(1));
                 assert!(same_bits(&out, &want), "{} {format} {cols} columns", kernels.isa());
             }

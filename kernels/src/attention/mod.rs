@@ -27,7 +27,6 @@
 //! fed whole, in pieces or token by token, by one thread or seven, alone or in a batch, gives the same.
 
 mod append;
-mod exp;
 mod kv_cache;
 pub(crate) mod leaf;
 mod pages;

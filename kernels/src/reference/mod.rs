@@ -8,3 +8,4 @@
 pub mod attention;
 pub mod matmul;
 pub mod quant;
+pub mod rowwise;
