@@ -24,7 +24,8 @@
 
 use super::kv_cache::KvCache;
 use super::pages::{Element, PageId};
-use super::{PAGE, exp, tile};
+use super::{PAGE, tile};
+use crate::math;
 use crate::simd::{LANES, Simd};
 
 /// Most query rows of a tile: (tokens) x (heads that share a key head).
@@ -133,7 +134,7 @@ fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial:
         }
         for half in rescale.chunks_exact_mut(LANES) {
             // SAFETY: 16 elements.
-            unsafe { s.store(half.as_mut_ptr(), exp::exp_nonpositive(s, s.load(half.as_ptr()))) };
+            unsafe { s.store(half.as_mut_ptr(), math::exp_nonpositive(s, s.load(half.as_ptr()))) };
         }
         for i in 0..n {
             if visible[i].0 < visible[i].1 {
@@ -194,7 +195,7 @@ fn limit_scores<S: Simd>(s: S, row: &mut [f32], visible: (usize, usize), scale: 
             let p = row.as_mut_ptr().add(v);
             let mut x = s.mul(s.load(p), s.splat(scale));
             if soft_cap > 0.0 {
-                x = s.mul(s.splat(soft_cap), exp::tanh(s, s.div(x, s.splat(soft_cap))));
+                x = s.mul(s.splat(soft_cap), math::tanh(s, s.div(x, s.splat(soft_cap))));
             }
             if visible != (0, PAGE) {
                 let key = s.load(INDEX.as_ptr().add(v));
@@ -228,7 +229,7 @@ fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f
         let mut sum = s.mul(s.load(sums.as_ptr()), s.splat(rescale));
         for v in (0..PAGE).step_by(LANES) {
             let p = row.as_mut_ptr().add(v);
-            let weight = exp::exp_nonpositive(s, s.sub(s.load(p), s.splat(shift)));
+            let weight = math::exp_nonpositive(s, s.sub(s.load(p), s.splat(shift)));
             s.store(p, weight);
             sum = s.add(sum, weight);
         }
@@ -277,7 +278,7 @@ pub(crate) fn merge<S: Simd>(
     factors[0] = before.max - shift(max);
     factors[1] = chunk.max - shift(max);
     // SAFETY: 16 elements.
-    unsafe { s.store(factors.as_mut_ptr(), exp::exp_nonpositive(s, s.load(factors.as_ptr()))) };
+    unsafe { s.store(factors.as_mut_ptr(), math::exp_nonpositive(s, s.load(factors.as_ptr()))) };
     let (old, new) = (factors[0], factors[1]);
     *total = Some(Total { max, sum: before.sum * old + chunk.sum * new });
     for (a, b) in total_output.chunks_exact_mut(LANES).zip(chunk_output.chunks_exact(LANES)) {
@@ -319,7 +320,7 @@ pub(crate) fn weights<S: Simd>(s: S, total: Total, row: &mut [f32]) {
         // SAFETY: 16 elements.
         unsafe {
             let x = s.sub(s.load(lanes.as_ptr()), s.splat(shift(total.max)));
-            s.store(lanes.as_mut_ptr(), s.div(exp::exp_nonpositive(s, x), s.splat(total.sum)));
+            s.store(lanes.as_mut_ptr(), s.div(math::exp_nonpositive(s, x), s.splat(total.sum)));
         }
         part.copy_from_slice(&lanes[..part.len()]);
     }
