@@ -248,10 +248,10 @@ fn loading_and_encoding_times() {
         cached_model("gemma3.gguf"),
         format!("{GOLDEN}/tokenizer/ggml-vocab-llama-bpe.gguf"),
     ] {
-        let metadata = vocabularies::Metadata::read(&file);
+        let gguf = gable_model::gguf::Gguf::open(&file).unwrap();
         for _ in 0..3 {
             let start = processor_seconds();
-            let tokenizer = Tokenizer::from_vocab(metadata.vocab_source(), None).unwrap();
+            let tokenizer = Tokenizer::from_gguf(gguf.metadata(), None).unwrap();
             let loaded = processor_seconds();
             let ids = encode(&tokenizer, &passage);
             let rate = passage.len() as f64 / (processor_seconds() - loaded) / 1e6;

@@ -1,0 +1,176 @@
+//! Every architecture against `transformers`, on tiny random checkpoints, as GGUF and as Hugging Face folder.
+//!
+//! The fixtures and the script that made them lie in `tests/fixtures`.
+
+mod common;
+
+use common::{ids, instruction_sets, session};
+use gable_kernels::gemm::Phase;
+use gable_model::forward::Numerics;
+use gable_model::model::{Model, OpenOptions};
+use gable_model::observer::{Observer, Site};
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(FIXTURES).join(name)
+}
+
+/// The f32 values of a .npy file, row after row.
+fn npy(path: &Path) -> Vec<f32> {
+    let bytes = std::fs::read(path).unwrap();
+    let header = usize::from(u16::from_le_bytes([bytes[8], bytes[9]]));
+    bytes[10 + header..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
+}
+
+/// A checkpoint folder needs a tokenizer; one fixture has it, and all have the same number of tokens.
+fn folder_with_tokenizer(name: &str) -> PathBuf {
+    let target = std::env::temp_dir().join(format!("gable-fixture-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&target).unwrap();
+    for entry in std::fs::read_dir(fixture(name).join("hf")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), target.join(entry.file_name())).unwrap();
+    }
+    std::fs::copy(fixture("gpt2/hf/tokenizer.json"), target.join("tokenizer.json")).unwrap();
+    target
+}
+
+fn open(path: &Path) -> Arc<Model> {
+    Arc::new(Model::open(path, &OpenOptions::default()).unwrap_or_else(|e| panic!("{}: {e}", path.display())))
+}
+
+fn logits_agree(model: &Arc<Model>, name: &str, what: &str) {
+    let tokens = ids(&serde_json::from_str(&std::fs::read_to_string(fixture(name).join("ids.json")).unwrap()).unwrap());
+    let want = npy(&fixture(name).join("logits.npy"));
+    let vocab = want.len() / tokens.len();
+    for kernels in instruction_sets() {
+        for (phase, chunk) in [(Phase::Prompt, tokens.len()), (Phase::Prompt, 7), (Phase::Decode, 1)] {
+            let mut session = session(model, kernels, Numerics::Exact, tokens.len(), chunk);
+            let mut worst = 0.0_f32;
+            for (c, part) in tokens.chunks(chunk).enumerate() {
+                let logits = session.observe(phase, part, |_| true, &mut ()).unwrap();
+                for i in 0..part.len() {
+                    let want = &want[(c * chunk + i) * vocab..][..vocab];
+                    let difference = logits.row(i).iter().zip(want).map(|(g, w)| (g - w).abs());
+                    worst = difference.fold(worst, f32::max);
+                }
+            }
+            assert!(worst <= 1e-3, "{name} {what} {} {phase:?} by {chunk}: logits are {worst} off", kernels.isa());
+        }
+    }
+}
+
+fn agrees(name: &str) {
+    logits_agree(&open(&fixture(name).join("model.gguf")), name, "GGUF");
+    let folder = folder_with_tokenizer(name);
+    logits_agree(&open(&folder), name, "folder");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn llama() {
+    agrees("llama");
+}
+
+#[test]
+fn llama_with_tied_output_in_f16() {
+    agrees("llama-tied");
+}
+
+#[test]
+fn llama3_rope_scaling() {
+    agrees("llama3-rope");
+}
+
+#[test]
+fn mistral_with_a_window_in_every_layer() {
+    agrees("mistral");
+}
+
+#[test]
+fn qwen2_with_biases() {
+    agrees("qwen2");
+}
+
+#[test]
+fn qwen3_with_head_norms_from_shards() {
+    agrees("qwen3");
+}
+
+#[test]
+fn gemma3_with_local_and_global_layers() {
+    agrees("gemma3");
+}
+
+#[test]
+fn gemma3_with_scaled_rope_and_queries() {
+    agrees("gemma3-scaled");
+}
+
+#[test]
+fn gpt2_with_transposed_fused_weights() {
+    agrees("gpt2");
+}
+
+#[test]
+fn a_split_gguf_opens_as_one_model() {
+    logits_agree(&open(&fixture("split").join("tiny-00001-of-00002.gguf")), "split", "GGUF in two files");
+}
+
+/// Remembers everything.
+#[derive(Default)]
+struct All(HashMap<(usize, Site), Vec<f32>>);
+
+impl Observer for All {
+    fn wants(&self, _: usize, _: Site) -> bool {
+        true
+    }
+    fn observe(&mut self, layer: usize, site: Site, values: gable_kernels::MatRef<'_>) {
+        let rows = (0..values.rows()).flat_map(|i| values.row(i).to_vec());
+        self.0.entry((layer, site)).or_default().extend(rows);
+    }
+}
+
+#[test]
+fn an_observer_changes_no_bit_and_sees_a_consistent_pass() {
+    for name in ["llama", "gemma3", "gpt2"] {
+        let model = open(&fixture(name).join("model.gguf"));
+        let config = model.config();
+        for kernels in instruction_sets() {
+            for numerics in [Numerics::Exact, Numerics::Fast] {
+                for phase in [Phase::Prompt, Phase::Decode] {
+                    let tokens: Vec<u32> = (3..15).collect();
+                    let mut plain = session(&model, kernels, numerics, 12, 12);
+                    let plain = plain.observe(phase, &tokens, |_| true, &mut ()).unwrap();
+                    let mut seen = All::default();
+                    let mut watched = session(&model, kernels, numerics, 12, 12);
+                    let watched = watched.observe(phase, &tokens, |_| true, &mut seen).unwrap();
+                    let bits = |m: gable_kernels::MatRef<'_>| -> Vec<u32> {
+                        (0..12).flat_map(|i| m.row(i).iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+                    };
+                    assert_eq!(bits(plain), bits(watched), "{name} {} {numerics:?} {phase:?}", kernels.isa());
+                    for layer in 0..config.n_layers {
+                        // resid_mid = x + attention_out, resid_out = resid_mid + ffn_out
+                        let get = |layer, site| &seen.0[&(layer, site)];
+                        let x = if layer == 0 { get(0, Site::Embed) } else { get(layer - 1, Site::ResidualOut) };
+                        let steps = [
+                            (x, Site::AttentionOut, Site::ResidualMid),
+                            (get(layer, Site::ResidualMid), Site::FfnOut, Site::ResidualOut),
+                        ];
+                        for (before, added, after) in steps {
+                            for ((a, b), c) in before.iter().zip(get(layer, added)).zip(get(layer, after)) {
+                                assert!((a + b - c).abs() <= 1e-4 * (1.0 + c.abs()), "{name} layer {layer} {after:?}");
+                            }
+                        }
+                        for row in get(layer, Site::AttentionWeights).chunks(12) {
+                            assert!((row.iter().sum::<f32>() - 1.0).abs() < 1e-5);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
