@@ -16,6 +16,7 @@ pub mod quant;
 pub mod reference;
 pub mod rope;
 mod rowwise;
+pub mod selfcheck;
 mod simd;
 mod softmax;
 mod table;

@@ -18,8 +18,13 @@ use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
 use crate::quant::{QuantWeights, QuantizedRow};
 use crate::rope::RopePairing;
+use crate::simd::vocabulary::{self, Findings};
 use crate::simd::*;
 use half::f16;
+#[cfg(target_arch = "aarch64")]
+use std::arch::is_aarch64_feature_detected as is_feature_detected;
+#[cfg(target_arch = "x86_64")]
+use std::arch::is_x86_feature_detected as is_feature_detected;
 
 /// Every leaf: what it is called with, and the generic function that it instantiates. Tile shapes come last.
 macro_rules! operations {
@@ -84,6 +89,7 @@ macro_rules! declare_table {
             /// Register tiles of the prompt leaf.
             pub(crate) tiles: Tiles,
             prompt: unsafe fn(&Job<'_>, &mut MatMut<'_>),
+            vocabulary: unsafe fn(&mut Findings),
             $($op: unsafe fn($($ty),*) $(-> $ret)?,)*
         }
 
@@ -92,6 +98,12 @@ macro_rules! declare_table {
             pub(crate) fn prompt(&self, job: &Job<'_>, out: &mut MatMut<'_>) {
                 // SAFETY: as for every operation below.
                 unsafe { (self.prompt)(job, out) }
+            }
+
+            /// Compares the token's operations with their definitions: a check, not a kernel.
+            pub(crate) fn vocabulary(&self, findings: &mut Findings) {
+                // SAFETY: as for every operation below.
+                unsafe { (self.vocabulary)(findings) }
             }
             $(
                 #[inline]
@@ -122,12 +134,17 @@ macro_rules! fill_table {
             fn prompt(job: &Job<'_>, out: &mut MatMut<'_>) {
                 crate::gemm::prompt::<$Token, $($tile),*>(<$Token>::new(), job, out)
             }
+            #$features
+            fn vocabulary(findings: &mut Findings) {
+                vocabulary::check(<$Token>::new(), findings)
+            }
             const TILES: [usize; 4] = [$($tile),*];
             KernelTable {
                 isa: Isa::$isa,
                 cpu_has: $cpu_has,
                 tiles: Tiles { cells: (TILES[0], TILES[1]), int8: (TILES[2], TILES[3]) },
                 prompt,
+                vocabulary,
                 $($op,)*
             }
         };
@@ -141,7 +158,7 @@ macro_rules! kernel_table {
     };
     ($NAME:ident: $Token:ident, [$($feature:tt),+], $mr:literal x $nv:literal, int8 $qmr:literal x $qnv:literal) => {
         operations!(fill_table!($NAME, $Token, $Token, [target_feature($(enable = $feature),+)],
-            || true $(&& std::arch::is_x86_feature_detected!($feature))+, [$mr, $nv, $qmr, $qnv],));
+            || true $(&& is_feature_detected!($feature))+, [$mr, $nv, $qmr, $qnv],));
     };
 }
 
@@ -159,6 +176,8 @@ kernel_table!(AVX512_VNNI: Avx512Vnni, ["avx512f", "avx512bw", "avx512dq", "avx5
 kernel_table!(AVX512_BF16: Avx512Bf16,
     ["avx512f", "avx512bw", "avx512dq", "avx512vl", "avx512vnni", "avx512bf16", "avx512vbmi"],
     6 x 4, int8 6 x 2);
+#[cfg(target_arch = "aarch64")]
+kernel_table!(NEON: Neon, ["neon", "dotprod"], 6 x 1, int8 3 x 1);
 
 /// Every table of this build, best first.
 pub(crate) static TABLES: &[&KernelTable] = &[
@@ -172,5 +191,7 @@ pub(crate) static TABLES: &[&KernelTable] = &[
     &AVX2_VNNI,
     #[cfg(target_arch = "x86_64")]
     &AVX2,
+    #[cfg(target_arch = "aarch64")]
+    &NEON,
     &PORTABLE,
 ];

@@ -1,6 +1,6 @@
 //! Matrix multiplication as defined.
 
-use super::quant::{Value, block_values, dequantize, int8_groups};
+use super::quant::{block_values, dequantize, int8_groups};
 use crate::quant::QuantWeights;
 use half::bf16;
 
@@ -36,8 +36,8 @@ pub fn bf16(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
     f32(&x, weights)
 }
 
-/// `x`, as int8 groups of 32, times every row of block-quantized weights. The magnitude is that of the per-block terms
-/// whose integers are exact.
+/// `x`, as int8 groups of 32, times every row of block-quantized weights. The magnitude is that of cells of four values:
+/// their integer products are exact in every order of summation, what is summed in f32 begins with them.
 pub fn int8(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
     let groups = int8_groups(x);
     let sub = if weights.format() == crate::quant::Format::Q6_K { 16 } else { 32 };
@@ -47,14 +47,13 @@ pub fn int8(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
             sum(values.chunks(sub).enumerate().flat_map(|(i, w)| {
                 let group = &groups[i * sub / 32];
                 let q = &group.q[i * sub % 32..][..sub];
-                let Value { scale, min, .. } = w[0];
-                let dot: i64 = w.iter().zip(q).map(|(w, q)| i64::from(w.q) * i64::from(*q)).sum();
+                let (scale, min, x_scale) = (w[0].scale, w[0].min.unwrap_or(0.0), f64::from(group.scale));
+                let cells = w.chunks(4).zip(q.chunks(4)).map(move |(w, q)| {
+                    let dot: i64 = w.iter().zip(q).map(|(w, q)| i64::from(w.q) * i64::from(*q)).sum();
+                    f64::from(scale) * x_scale * dot as f64
+                });
                 let total: i64 = q.iter().map(|q| i64::from(*q)).sum();
-                let x_scale = f64::from(group.scale);
-                [
-                    f64::from(scale) * x_scale * dot as f64,
-                    f64::from(min.unwrap_or(0.0)) * x_scale * total as f64,
-                ]
+                cells.chain([f64::from(min) * x_scale * total as f64])
             }))
         })
         .collect()

@@ -10,7 +10,7 @@
 //!
 //! Sixteen ymm registers hold eight vectors, so tiles have at most five accumulators.
 
-use super::{Simd, ops};
+use super::{Simd, transpose_by_quarters};
 use core::arch::x86_64::*;
 
 /// AVX2, FMA, F16C.
@@ -77,6 +77,25 @@ unsafe fn expand_bits_32(bits: u32, value: u8) -> __m256i {
         let spread = _mm256_shuffle_epi8(_mm256_set1_epi32(bits.cast_signed()), source_byte);
         let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own_bit), own_bit);
         _mm256_and_si256(set, _mm256_set1_epi8(value.cast_signed()))
+    }
+}
+
+/// Transposes the 4 x 4 cells in each 128-bit half.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn transpose_4x4(r: [__m256i; 4]) -> [__m256i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let lo = [_mm256_unpacklo_epi32(r[0], r[1]), _mm256_unpacklo_epi32(r[2], r[3])];
+        let hi = [_mm256_unpackhi_epi32(r[0], r[1]), _mm256_unpackhi_epi32(r[2], r[3])];
+        [
+            _mm256_unpacklo_epi64(lo[0], lo[1]),
+            _mm256_unpackhi_epi64(lo[0], lo[1]),
+            _mm256_unpacklo_epi64(hi[0], hi[1]),
+            _mm256_unpackhi_epi64(hi[0], hi[1]),
+        ]
     }
 }
 
@@ -251,6 +270,18 @@ macro_rules! avx2_token {
                     (half(acc.0, w.0, a.0), half(acc.1, w.1, a.1))
                 }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+                // SAFETY: the caller's promise, passed on; the token proves AVX2.
+                unsafe {
+                    transpose_by_quarters(self, src, src_stride, dst, dst_stride, |r| {
+                        let lo = transpose_4x4([r[0].0, r[1].0, r[2].0, r[3].0]);
+                        let hi = transpose_4x4([r[0].1, r[1].1, r[2].1, r[3].1]);
+                        [(lo[0], hi[0]), (lo[1], hi[1]), (lo[2], hi[2]), (lo[3], hi[3])]
+                    });
+                }
             }
         }
     };

@@ -9,7 +9,7 @@
 //! | `load_f16` | vcvtph2ps | 5 | 1 | |
 //! | `shift_quarters` | vpsrlvd / vpsllvd | 1-2 | 2 / 1 | constant counts fold |
 
-use super::{Simd, ops};
+use super::{Simd, transpose_by_quarters};
 use core::arch::x86_64::*;
 
 /// AVX-512 F, BW, DQ, VL.
@@ -21,6 +21,25 @@ pub(crate) struct Avx512Vnni(());
 /// With VNNI, BF16 and VBMI.
 #[derive(Clone, Copy)]
 pub(crate) struct Avx512Bf16(());
+
+/// Transposes the 4 x 4 cells in each quarter.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn transpose_4x4(r: [__m512i; 4]) -> [__m512i; 4] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let lo = [_mm512_unpacklo_epi32(r[0], r[1]), _mm512_unpacklo_epi32(r[2], r[3])];
+        let hi = [_mm512_unpackhi_epi32(r[0], r[1]), _mm512_unpackhi_epi32(r[2], r[3])];
+        [
+            _mm512_unpacklo_epi64(lo[0], lo[1]),
+            _mm512_unpackhi_epi64(lo[0], lo[1]),
+            _mm512_unpacklo_epi64(hi[0], hi[1]),
+            _mm512_unpackhi_epi64(hi[0], hi[1]),
+        ]
+    }
+}
 
 impl Avx512 {
     #[inline]
@@ -213,6 +232,14 @@ macro_rules! avx512_token {
                 fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_i8i8(acc, w, a) }
                 fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 { $Token::dot_bf16(acc, w, a) }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+            }
+
+            #[inline(always)]
+            unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+                // SAFETY: the caller's promise, passed on; the token proves AVX-512 F.
+                unsafe {
+                    transpose_by_quarters(self, src, src_stride, dst, dst_stride, |r| transpose_4x4(r));
+                }
             }
         }
     };

@@ -25,10 +25,12 @@
 
 #![allow(unsafe_code)]
 
-/// Wraps each operation's expression in the one `unsafe` block that the token justifies.
+/// Wraps each operation's expression in the one `unsafe` block that the token justifies. (A few consist of the token's own
+/// safe functions and would not need it.)
 macro_rules! ops {
     ($(fn $f:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*)?) => { $(
         #[inline(always)]
+        #[allow(unused_unsafe)]
         fn $f(self, $($a: $t),*) -> $r {
             // SAFETY: `self` proves the features these instructions need.
             unsafe { $($body)* }
@@ -44,7 +46,6 @@ macro_rules! ops {
         ops! { $($rest)* }
     };
 }
-use ops;
 
 mod portable;
 pub(crate) use portable::Portable;
@@ -59,7 +60,15 @@ pub(crate) use {
     avx512::{Avx512, Avx512Bf16, Avx512Vnni},
 };
 
+#[cfg(target_arch = "aarch64")]
+mod neon;
+#[cfg(target_arch = "aarch64")]
+pub(crate) use neon::Neon;
+
+pub(crate) mod vocabulary;
+
 /// Splits signed shift counts into right and left ones.
+#[cfg(target_arch = "x86_64")]
 #[inline(always)]
 fn shift_counts(n: [i32; 4]) -> [[i32; 4]; 2] {
     let mut counts = [[0; 4]; 2];
@@ -214,6 +223,43 @@ pub(crate) unsafe trait Simd: Copy {
                     let x = src.add(i * src_stride + j).read_unaligned();
                     dst.add(j * dst_stride + i).write_unaligned(x);
                 }
+            }
+        }
+    }
+}
+
+/// [`Simd::transpose`] for CPUs that can transpose 4 x 4 cells inside each quarter of four vectors.
+///
+/// Vector i takes four columns of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
+/// `transpose_4x4` vector j holds column j of all sixteen rows in order: the long way across quarters is left to the
+/// loads, which have nothing else to do.
+///
+/// ```text
+/// v0 [ r0c0..4 | r4c0..4 | r8c0..4 | r12c0..4 ]        [ r0c0 r1c0 r2c0 r3c0 | r4c0 .. | .. r15c0 ]
+/// v1 [ r1c0..4 | r5c0..4 | ...                   ->    [ r0c1 r1c1 ...
+/// ```
+///
+/// # Safety
+/// As [`Simd::transpose`].
+#[inline(always)]
+#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
+unsafe fn transpose_by_quarters<S: Simd>(
+    s: S,
+    src: *const u32,
+    src_stride: usize,
+    dst: *mut u32,
+    dst_stride: usize,
+    transpose_4x4: impl Fn([S::Bytes; 4]) -> [S::Bytes; 4],
+) {
+    for column in (0..LANES).step_by(4) {
+        // SAFETY: rows and columns are below 16, within what the caller promised.
+        unsafe {
+            let quarter = |row: usize| src.add(row * src_stride + column).cast::<u8>();
+            let rows =
+                |i: usize| s.load_quarters([quarter(i), quarter(i + 4), quarter(i + 8), quarter(i + 12)]);
+            let columns = transpose_4x4([rows(0), rows(1), rows(2), rows(3)]);
+            for (j, v) in columns.into_iter().enumerate() {
+                s.store_bytes(dst.add((column + j) * dst_stride).cast(), v);
             }
         }
     }

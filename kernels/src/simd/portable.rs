@@ -3,7 +3,7 @@
 //! `wide` picks its instructions at compile time, so an x86-64 build gets SSE2 and multiplies and adds apart.
 
 use super::Simd;
-use wide::{CmpLt, f32x8, i32x8};
+use wide::{f32x8, i32x8};
 
 /// No CPU feature beyond the target's baseline.
 #[derive(Clone, Copy)]
@@ -60,7 +60,7 @@ fn ints(v: [i32; 16]) -> Ints {
 
 /// Folds 16 lanes: 16, 8, 4, 2, 1.
 #[inline(always)]
-fn fold<T: Copy>(mut v: [T; 16], f: impl Fn(T, T) -> T) -> T {
+pub(super) fn fold<T: Copy>(mut v: [T; 16], f: impl Fn(T, T) -> T) -> T {
     let mut n = 8;
     while n > 0 {
         for i in 0..n {
@@ -175,7 +175,7 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     fn select_lt(self, a: Floats, b: Floats, x: Floats, y: Floats) -> Floats {
-        [a[0].simd_lt(b[0]).blend(x[0], y[0]), a[1].simd_lt(b[1]).blend(x[1], y[1])]
+        [a[0].simd_lt(b[0]).select(x[0], y[0]), a[1].simd_lt(b[1]).select(x[1], y[1])]
     }
     #[inline(always)]
     fn sum(self, v: Floats) -> f32 {
