@@ -110,6 +110,11 @@ impl Kernels {
         KernelTable::OPERATIONS
     }
 
+    /// Shapes of the register tiles that prompts are multiplied with.
+    pub fn tiles(self) -> crate::table::Tiles {
+        self.table.tiles
+    }
+
     /// Which instruction set this is.
     pub fn isa(self) -> Isa {
         self.table.isa

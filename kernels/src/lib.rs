@@ -1,5 +1,7 @@
 //! Transformer kernels.
 #![deny(unsafe_code)]
+// Loops over lanes and tiles have constant bounds and unroll; iterators in their place may not melt into registers.
+#![allow(clippy::needless_range_loop)]
 
 pub mod activation;
 pub mod attention;
@@ -26,3 +28,4 @@ pub use error::KernelError;
 pub use isa::{Isa, Kernels};
 pub use matrix::{MatMut, MatRef};
 pub use pool::{ParallelFor, Pool, Team};
+pub use table::Tiles;

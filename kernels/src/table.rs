@@ -71,11 +71,11 @@ macro_rules! operations {
 
 /// Shapes of a table's register tiles: rows of activations times vectors of 16 weight rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tiles {
+pub struct Tiles {
     /// `MR x NV` for f32 and bf16.
-    pub(crate) cells: (usize, usize),
+    pub cells: (usize, usize),
     /// `MR x NV` for int8, where integer and float accumulators share the registers.
-    pub(crate) int8: (usize, usize),
+    pub int8: (usize, usize),
 }
 
 macro_rules! declare_table {

@@ -43,7 +43,10 @@ fn open(path: &Path) -> Arc<Model> {
 }
 
 fn logits_agree(model: &Arc<Model>, name: &str, what: &str) {
-    let tokens = ids(&serde_json::from_str(&std::fs::read_to_string(fixture(name).join("ids.json")).unwrap()).unwrap());
+    let tokens = ids(&serde_json::from_str(
+        &std::fs::read_to_string(fixture(name).join("ids.json")).unwrap(),
+    )
+    .unwrap());
     let want = npy(&fixture(name).join("logits.npy"));
     let vocab = want.len() / tokens.len();
     for kernels in instruction_sets() {
@@ -58,7 +61,11 @@ fn logits_agree(model: &Arc<Model>, name: &str, what: &str) {
                     worst = difference.fold(worst, f32::max);
                 }
             }
-            assert!(worst <= 1e-3, "{name} {what} {} {phase:?} by {chunk}: logits are {worst} off", kernels.isa());
+            assert!(
+                worst <= 1e-3,
+                "{name} {what} {} {phase:?} by {chunk}: logits are {worst} off",
+                kernels.isa()
+            );
         }
     }
 }
@@ -149,20 +156,26 @@ fn an_observer_changes_no_bit_and_sees_a_consistent_pass() {
                     let mut watched = session(&model, kernels, numerics, 12, 12);
                     let watched = watched.observe(phase, &tokens, |_| true, &mut seen).unwrap();
                     let bits = |m: gable_kernels::MatRef<'_>| -> Vec<u32> {
-                        (0..12).flat_map(|i| m.row(i).iter().map(|x| x.to_bits()).collect::<Vec<_>>()).collect()
+                        (0..12)
+                            .flat_map(|i| m.row(i).iter().map(|x| x.to_bits()).collect::<Vec<_>>())
+                            .collect()
                     };
                     assert_eq!(bits(plain), bits(watched), "{name} {} {numerics:?} {phase:?}", kernels.isa());
                     for layer in 0..config.n_layers {
                         // resid_mid = x + attention_out, resid_out = resid_mid + ffn_out
                         let get = |layer, site| &seen.0[&(layer, site)];
-                        let x = if layer == 0 { get(0, Site::Embed) } else { get(layer - 1, Site::ResidualOut) };
+                        let x =
+                            if layer == 0 { get(0, Site::Embed) } else { get(layer - 1, Site::ResidualOut) };
                         let steps = [
                             (x, Site::AttentionOut, Site::ResidualMid),
                             (get(layer, Site::ResidualMid), Site::FfnOut, Site::ResidualOut),
                         ];
                         for (before, added, after) in steps {
                             for ((a, b), c) in before.iter().zip(get(layer, added)).zip(get(layer, after)) {
-                                assert!((a + b - c).abs() <= 1e-4 * (1.0 + c.abs()), "{name} layer {layer} {after:?}");
+                                assert!(
+                                    (a + b - c).abs() <= 1e-4 * (1.0 + c.abs()),
+                                    "{name} layer {layer} {after:?}"
+                                );
                             }
                         }
                         for row in get(layer, Site::AttentionWeights).chunks(12) {

@@ -83,7 +83,14 @@ fn nll(model: &Arc<Model>, kernels: Kernels, numerics: Numerics, phase: Phase, t
     out
 }
 
-fn passage_agrees(name: &'static str, passage: &str, numerics: Numerics, phase: Phase, limit: usize, all: bool) {
+fn passage_agrees(
+    name: &'static str,
+    passage: &str,
+    numerics: Numerics,
+    phase: Phase,
+    limit: usize,
+    all: bool,
+) {
     let model = model(name);
     let golden = golden(name);
     let tokens = ids(&golden[passage]["ids"]);
@@ -98,7 +105,10 @@ fn passage_agrees(name: &'static str, passage: &str, numerics: Numerics, phase: 
         println!("{what}: mean NLL {got_mean:.5}, golden {want_mean:.5}, worst position {worst:.5}");
         match numerics {
             Numerics::Exact => assert!(worst <= 0.01, "{what}: {worst} nats off"),
-            _ => assert!((got_mean / want_mean - 1.0).abs() <= 0.02, "{what}: mean {got_mean}, want {want_mean}"),
+            _ => assert!(
+                (got_mean / want_mean - 1.0).abs() <= 0.02,
+                "{what}: mean {got_mean}, want {want_mean}"
+            ),
         }
     }
 }

@@ -91,6 +91,7 @@ pub(crate) const VECTOR_BYTES: usize = 64;
 ///
 /// # Safety
 /// A value of the implementing type may exist only on a CPU with every feature that the type stands for.
+#[allow(clippy::wrong_self_convention)] // `self` is the token; conversions start from lanes
 pub(crate) unsafe trait Simd: Copy {
     /// 16 f32 lanes.
     type F32: Copy;

@@ -4,13 +4,12 @@ use super::{Tokenizer, VocabSource};
 use crate::LoadError;
 use crate::gguf::Metadata;
 
-impl Tokenizer {
-    /// Reads the keys `tokenizer.ggml.*`. `pre_tokenizer` replaces the file's `tokenizer.ggml.pre`.
+impl<'a> VocabSource<'a> {
+    /// The keys `tokenizer.ggml.*` as they are.
     ///
     /// # Errors
-    /// A key that is missing or of another type, a kind of tokenizer that is not supported, or data that contradict
-    /// themselves.
-    pub fn from_gguf(metadata: &Metadata, pre_tokenizer: Option<&str>) -> Result<Tokenizer, LoadError> {
+    /// A key that is missing or of another type.
+    pub fn from_gguf(metadata: &'a Metadata) -> Result<Self, LoadError> {
         let key = |name: &str| format!("tokenizer.ggml.{name}");
         let id = |name: &str| metadata.get_u32(&key(name));
         let strings = |name: &str| match metadata.get_array(&key(name))? {
@@ -26,7 +25,7 @@ impl Tokenizer {
             None => None,
         };
         let missing = || LoadError::Metadata { key: key("tokens"), reason: "is missing".to_owned() };
-        let source = VocabSource {
+        Ok(VocabSource {
             model: metadata.require(&key("model"))?,
             pre: metadata.get_str(&key("pre"))?,
             tokens: strings("tokens")?.ok_or_else(missing)?,
@@ -42,7 +41,17 @@ impl Tokenizer {
             add_bos: metadata.get_bool(&key("add_bos_token"))?,
             add_eos: metadata.get_bool(&key("add_eos_token"))?,
             add_space_prefix: metadata.get_bool(&key("add_space_prefix"))?,
-        };
-        Tokenizer::from_vocab(source, pre_tokenizer)
+        })
+    }
+}
+
+impl Tokenizer {
+    /// Makes a tokenizer of the keys `tokenizer.ggml.*`. `pre_tokenizer` replaces the file's `tokenizer.ggml.pre`.
+    ///
+    /// # Errors
+    /// A key that is missing or of another type, a kind of tokenizer that is not supported, or data that contradict
+    /// themselves.
+    pub fn from_gguf(metadata: &Metadata, pre_tokenizer: Option<&str>) -> Result<Tokenizer, LoadError> {
+        Tokenizer::from_vocab(VocabSource::from_gguf(metadata)?, pre_tokenizer)
     }
 }

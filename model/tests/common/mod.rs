@@ -24,7 +24,8 @@ pub fn instruction_sets() -> Vec<Kernels> {
 /// A model in the cache. A test that needs it fails without it.
 pub fn cached(name: &str) -> PathBuf {
     let home = std::env::var_os("GABLE_HOME").map(PathBuf::from);
-    let folder = home.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/gable"));
+    let folder =
+        home.unwrap_or_else(|| PathBuf::from(std::env::var_os("HOME").unwrap()).join(".cache/gable"));
     let path = folder.join(format!("{name}.gguf"));
     assert!(path.exists(), "{} is missing: run `cargo run --release -- pull {name}`", path.display());
     path

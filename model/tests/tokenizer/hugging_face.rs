@@ -9,7 +9,8 @@ use gable_model::tokenizer::{EncodeOptions, Tokenizer, VocabSource};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
-use super::vocabularies::{GOLDEN, Metadata, encode};
+use super::vocabularies::{GOLDEN, encode};
+use gable_model::gguf::Gguf;
 
 /// A folder that is removed at the end.
 struct Folder(PathBuf);
@@ -129,8 +130,8 @@ fn byte_level_merges_agree_with_another_implementation() {
         ("starcoder", json!([digits, byte_level(true)]), false),
         ("llama-bpe", json!([split, byte_level(false)]), true),
     ] {
-        let metadata = Metadata::read(&format!("{GOLDEN}/tokenizer/ggml-vocab-{name}.gguf"));
-        let source = metadata.vocab_source();
+        let gguf = Gguf::open(format!("{GOLDEN}/tokenizer/ggml-vocab-{name}.gguf")).unwrap();
+        let source = VocabSource::from_gguf(gguf.metadata()).unwrap();
         let folder = Folder::new(name);
         folder.write("tokenizer.json", &byte_level_pipeline(&source, pre_tokenizers, ignore_merges));
         assert_same_ids(&folder.0, source, 600);
@@ -139,8 +140,8 @@ fn byte_level_merges_agree_with_another_implementation() {
 
 #[test]
 fn merges_by_score_agree_with_another_implementation() {
-    let metadata = Metadata::read(&format!("{GOLDEN}/tokenizer/ggml-vocab-llama-spm.gguf"));
-    let source = metadata.vocab_source();
+    let gguf = Gguf::open(format!("{GOLDEN}/tokenizer/ggml-vocab-llama-spm.gguf")).unwrap();
+    let source = VocabSource::from_gguf(gguf.metadata()).unwrap();
     let (scores, types) = (source.scores.clone().unwrap(), source.token_types.clone().unwrap());
     let tokens: Vec<String> = source.tokens.iter().map(|token| spelling(token)).collect();
     let known: std::collections::HashSet<&str> =
