@@ -101,13 +101,13 @@ pub(crate) fn sigmoid<S: Simd>(s: S, x: S::F32) -> S::F32 {
 /// `(1 - q) / (1 + q)` with `q = e^-2|x|`; below 0.55, where that would cancel, an odd polynomial.
 #[inline(always)]
 pub(crate) fn tanh<S: Simd>(s: S, x: S::F32) -> S::F32 {
-    let a = abs(s, x);
+    // In this order, and choosing by x^2, only x lives from beginning to end: AVX2 has no register to spare.
+    let q = exp_nonpositive(s, s.mul(abs(s, x), s.splat(-2.0)));
+    let large = signed(s, x, s.div(s.sub(s.splat(1.0), q), s.add(s.splat(1.0), q)));
     let x2 = s.mul(x, x);
     let p = horner(s, x2, [-0.333_329_47, 0.133_207_25, -0.052_671_812, 0.016_437_58]);
     let small = s.mul(s.mul_add(p, x2, s.splat(1.0)), x);
-    let q = exp_nonpositive(s, s.mul(a, s.splat(-2.0)));
-    let large = s.div(s.sub(s.splat(1.0), q), s.add(s.splat(1.0), q));
-    s.select_lt(a, s.splat(0.55), small, signed(s, x, large))
+    s.select_lt(x2, s.splat(0.55 * 0.55), small, large)
 }
 
 /// `erfc(a)` for a >= 0, 6e-8 of absolute error besides rounding: `e^(-a^2) t Q(t)` with `t = 1 / (1 + 0.4 a)`,

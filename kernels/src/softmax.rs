@@ -4,7 +4,7 @@
 //! t = scale x + mask          (recomputed when needed rather than stored)
 //! m = max t                   pass 1: reads
 //! e = exp(t - m), Z = sum e   pass 2: reads, writes e
-//! out = e / Z                 pass 3: reads, writes        log-softmax: (t - m) - ln Z
+//! out = e / Z                 pass 3: reads, writes        log-softmax: (t - m) - ln Z, and pass 2 writes nothing
 //! ```
 //!
 //! Subtracting the maximum keeps exp in range whatever the logits are. `t - m` is one fused operation per
@@ -20,7 +20,7 @@ use crate::isa::Kernels;
 use crate::math::exp_nonpositive;
 use crate::matrix::{MatMut, MatRef, for_rows};
 use crate::pool::Team;
-use crate::rowwise::{Map, Times, load, load_tail, map, require, store, store_tail};
+use crate::rowwise::{Map, Times, Zip, load, load_tail, map, require, store, zip_in_place};
 use crate::simd::{LANES, Simd};
 
 /// Largest `scale x`; NaN is ignored.
@@ -59,9 +59,9 @@ fn masked_max<S: Simd>(s: S, x: &[f32], scale: S::F32, mask: &[f32]) -> f32 {
     s.max_lane(s.max(t, m))
 }
 
-/// Writes `t - m`, or its exponential if `EXP`, over `x`, and returns the sum of the exponentials.
+/// The sum of `exp(t - m)`; the exponentials themselves go over `x` if `STORE`.
 #[inline(always)]
-fn shift<S: Simd, const EXP: bool>(s: S, x: &mut [f32], scale: S::F32, m: f32) -> f32 {
+fn shift<S: Simd, const STORE: bool>(s: S, x: &mut [f32], scale: S::F32, m: f32) -> f32 {
     let shift = s.splat(-m);
     let mut sum = s.splat(0.0);
     let (body, tail) = x.as_chunks_mut::<LANES>();
@@ -69,19 +69,21 @@ fn shift<S: Simd, const EXP: bool>(s: S, x: &mut [f32], scale: S::F32, m: f32) -
         let d = s.mul_add(load(s, v), scale, shift);
         let e = exp_nonpositive(s, d);
         sum = s.add(sum, e);
-        store(s, v, if EXP { e } else { d });
+        if STORE {
+            store(s, v, e);
+        }
     }
     // A tail is padded with a value of its own, so that padding is no more above the maximum than the row is.
     if let Some(&first) = tail.first() {
         let d = s.mul_add(load_tail(s, tail, first), scale, shift);
-        sum = s.add(sum, finish_tail::<S, EXP>(s, tail, d));
+        sum = s.add(sum, finish_tail::<S, STORE>(s, tail, d));
     }
     s.sum(sum)
 }
 
 /// As [`shift`], with a mask.
 #[inline(always)]
-fn masked_shift<S: Simd, const EXP: bool>(s: S, x: &mut [f32], scale: S::F32, mask: &[f32], m: f32) -> f32 {
+fn masked_shift<S: Simd, const STORE: bool>(s: S, x: &mut [f32], scale: S::F32, mask: &[f32], m: f32) -> f32 {
     let shift = s.splat(m);
     let mut sum = s.splat(0.0);
     let (body, tail) = x.as_chunks_mut::<LANES>();
@@ -90,31 +92,48 @@ fn masked_shift<S: Simd, const EXP: bool>(s: S, x: &mut [f32], scale: S::F32, ma
         let d = s.sub(s.mul_add(load(s, v), scale, load(s, mask)), shift);
         let e = exp_nonpositive(s, d);
         sum = s.add(sum, e);
-        store(s, v, if EXP { e } else { d });
+        if STORE {
+            store(s, v, e);
+        }
     }
     if let (Some(&first), Some(&first_mask)) = (tail.first(), mask_tail.first()) {
         let t = s.mul_add(load_tail(s, tail, first), scale, load_tail(s, mask_tail, first_mask));
-        sum = s.add(sum, finish_tail::<S, EXP>(s, tail, s.sub(t, shift)));
+        sum = s.add(sum, finish_tail::<S, STORE>(s, tail, s.sub(t, shift)));
     }
     s.sum(sum)
 }
 
-/// Stores a tail's differences or exponentials and returns the exponentials, padded with zeros.
+/// A tail's exponentials, padded with zeros, and written over the tail if `STORE`.
 #[inline(always)]
-fn finish_tail<S: Simd, const EXP: bool>(s: S, tail: &mut [f32], d: S::F32) -> S::F32 {
+fn finish_tail<S: Simd, const STORE: bool>(s: S, tail: &mut [f32], d: S::F32) -> S::F32 {
     let e = exp_nonpositive(s, d);
     let mut lanes = [0.0; LANES];
     store(s, &mut lanes, e);
-    store_tail(s, tail, if EXP { e } else { d });
+    if STORE {
+        tail.copy_from_slice(&lanes[..tail.len()]);
+    }
     load_tail(s, &lanes[..tail.len()], 0.0)
 }
 
+/// `(t - m) - log_sum`
 #[derive(Clone, Copy)]
-struct Minus(f32);
-impl Map for Minus {
+struct LogShift {
+    scale: f32,
+    m: f32,
+    log_sum: f32,
+}
+impl Map for LogShift {
     #[inline(always)]
     fn apply<S: Simd>(self, s: S, x: S::F32) -> S::F32 {
-        s.sub(x, s.splat(self.0))
+        let d = s.mul_add(x, s.splat(self.scale), s.splat(-self.m));
+        s.sub(d, s.splat(self.log_sum))
+    }
+}
+impl Zip for LogShift {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::F32, mask: S::F32) -> S::F32 {
+        let d = s.sub(s.mul_add(x, s.splat(self.scale), mask), s.splat(self.m));
+        s.sub(d, s.splat(self.log_sum))
     }
 }
 
@@ -139,19 +158,21 @@ pub(crate) fn row<S: Simd>(s: S, x: &mut [f32], scale: f32, mask: Option<&[f32]>
 /// Logarithm of the softmax of one row.
 #[inline(always)]
 pub(crate) fn log_row<S: Simd>(s: S, x: &mut [f32], scale: f32, mask: Option<&[f32]>) {
-    let scale = s.splat(scale);
-    let sum = match mask {
+    let factor = s.splat(scale);
+    let log_sum = |sum: f32| f64::from(sum).ln() as f32;
+    match mask {
         None => {
-            let m = max(s, x, scale);
-            shift::<S, false>(s, x, scale, m)
+            let m = max(s, x, factor);
+            let log_sum = log_sum(shift::<S, false>(s, x, factor, m));
+            map(s, x, LogShift { scale, m, log_sum });
         }
         Some(mask) => {
             assert_eq!(mask.len(), x.len());
-            let m = masked_max(s, x, scale, mask);
-            masked_shift::<S, false>(s, x, scale, mask, m)
+            let m = masked_max(s, x, factor, mask);
+            let log_sum = log_sum(masked_shift::<S, false>(s, x, factor, mask, m));
+            zip_in_place(s, x, mask, LogShift { scale, m, log_sum });
         }
-    };
-    map(s, x, Minus(f64::from(sum).ln() as f32));
+    }
 }
 
 /// The mask's row for a row of `x`: its own, or the only one.

@@ -1,5 +1,7 @@
 //! Attention and its cache, on every instruction set of this machine, against the naive reference.
 
+mod common;
+
 use gable_kernels::attention::{
     AttentionInput, AttentionParams, AttentionScratch, AttentionTap, CacheRow, CacheShape, CacheType,
     KvCache, Mask, SequenceId,
@@ -177,6 +179,13 @@ impl World {
     }
 
     fn check_row(&self, got: &[f32], seed: u64, position: usize, len: usize) {
+        let leaves = match self.cache.shape().cache_type {
+            CacheType::F16 => ["cache_rows_f16", "attention_chunk_f16"],
+            _ => ["cache_rows_f32", "attention_chunk_f32"],
+        };
+        for leaf in leaves.into_iter().chain(["attention_merge", "attention_finish"]) {
+            common::ran(leaf, self.kernels.isa(), 1);
+        }
         let head_dim = self.cache.shape().head_dim;
         for head in 0..self.params.n_heads {
             let want = self.expected(seed, position, len, head);
@@ -462,6 +471,7 @@ fn the_tap_shows_the_reference_and_changes_nothing() {
                 assert!(same_bits(&plain, &got));
                 for (i, row, head) in (0..6).map(|i| (i, 5 + i / 2, 2 + i % 2)) {
                     let want = world.expected(2, first + row, len, head);
+                    common::ran("attention_weights", kernels.isa(), 1);
                     let (scores, weights) =
                         (&scores[i * (len + 3)..][..len + 3], &weights[i * (len + 3)..][..len + 3]);
                     let sum: f64 = weights.iter().map(|w| f64::from(*w)).sum();

@@ -182,7 +182,7 @@ fn functions_meet_their_special_values() {
 #[test]
 fn the_reference_erf_agrees_with_tabulated_values() {
     // Abramowitz and Stegun, table 7.1, and the complement from table 7.3 at 1/x^2 = 0.04.
-    for (x, want) in [(0.1, 0.1124629160), (0.5, 0.5204998778), (1.0, 0.8427007929), (1.9, 0.9927904292)] {
+    for (x, want) in [(0.1, 0.112462916), (0.5, 0.5204998778), (1.0, 0.8427007929), (1.9, 0.9927904292)] {
         assert!((reference::erf(x) - want).abs() < 1e-10);
     }
     // Both methods where they meet.
@@ -351,9 +351,9 @@ proptest! {
         angles.set(&rope, &positions).unwrap();
         let x = Guarded::new(rows, heads * head_dim, padding, 5, || random.value(4.0));
         for (isa, got) in run_everywhere(&["rope_row"], &x, |k, team, x| k.rope(team, &angles, head_dim, x)) {
-            for i in 0..rows {
+            for (i, position) in positions.iter().enumerate() {
                 for (head, got) in x.row(i).chunks(head_dim).zip(got.row(i).chunks(head_dim)) {
-                    let want = reference::rope(head, &frequencies, pairing, positions[i]);
+                    let want = reference::rope(head, &frequencies, pairing, *position);
                     let partner = |j: usize| match pairing {
                         RopePairing::Interleaved => j ^ 1,
                         RopePairing::Halves => (j + pairs) % (2 * pairs),
