@@ -147,7 +147,9 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
             let mut acc = [[s.splat_i32(0); NV]; MR];
             if !K::SIGNED {
                 for i in 0..MR {
-                    let correction = s.splat_i32(-panel.offset * *a.sum.add(i * a.group_stride + sub));
+                    // The sum of a row that holds a NaN is any number; its scale is NaN.
+                    let sum = *a.sum.add(i * a.group_stride + sub);
+                    let correction = s.splat_i32(sum.wrapping_mul(-panel.offset));
                     for v in 0..NV {
                         acc[i][v] = correction;
                     }

@@ -285,7 +285,8 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
             (scale, [s.sum_i32(qa), s.sum_i32(qb)])
         };
         out.scale32[g] = scale;
-        out.sum32[g] = sums[0] + sums[1];
+        // A NaN may have become any integer; the scale is NaN then.
+        out.sum32[g] = sums[0].wrapping_add(sums[1]);
         out.scaled_sum32[g] = scale * out.sum32[g] as f32;
         for (half, sum) in sums.into_iter().enumerate() {
             out.scale16[2 * g + half] = scale;
