@@ -12,9 +12,11 @@
 //!
 //! To add a kernel, write a function that fills a [`Sweep`] and name it in [`CHECKS`].
 
+mod attention;
 mod matmul;
 mod random;
 mod rows;
+mod rowwise;
 
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
@@ -122,7 +124,18 @@ impl Sweep {
 }
 
 /// All checks, from the ground up.
-const CHECKS: &[fn(&mut Sweep)] = &[vocabulary, rows::dequantize_row, rows::prepare, matmul::matmul];
+const CHECKS: &[fn(&mut Sweep)] = &[
+    vocabulary,
+    rowwise::functions,
+    rowwise::elements,
+    rowwise::softmax,
+    rowwise::norms,
+    rowwise::rope,
+    rows::dequantize_row,
+    rows::prepare,
+    matmul::matmul,
+    attention::attention,
+];
 
 /// Runs all checks, tells `report` each outcome as soon as its check is done, and returns whether all passed.
 ///
