@@ -94,6 +94,9 @@ pub(crate) struct Int8Panel {
     pub(crate) min: *const f32,
     /// Sub-blocks.
     pub(crate) subs: usize,
+    /// Cells per sub-block: `SUB / 4`, hidden from the optimiser. Unrolled, the loads of all cells move to the front,
+    /// and accumulators are spilled.
+    pub(crate) cells_per_sub: usize,
     /// What was added to every integer, and is taken off by way of the group sums.
     pub(crate) offset: i32,
 }
@@ -155,7 +158,7 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
                     }
                 }
             }
-            for cell in 0..K::SUB / 4 {
+            for cell in 0..panel.cells_per_sub {
                 let mut w = [s.splat_cell(0); NV];
                 for v in 0..NV {
                     w[v] = s.load_bytes(w_at.add(v * 64));

@@ -100,6 +100,8 @@ fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
 ) {
     let nr = NV * LANES;
     assert!(MR <= MAX_MR && nr <= MAX_CELL_NR);
+    // Where bf16 is widened in registers, its halves need the room of two rows.
+    let mr = if BF16 && !S::HAS_BF16 { MR.min(4) } else { MR };
     let (n, k) = (job.weights.rows(), job.x.k());
     let per_cell = if BF16 { 2 } else { 1 };
     let mut panel = [0_u32; CHUNK_CELLS * MAX_CELL_NR];
@@ -110,15 +112,15 @@ fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
             let to = (from + CHUNK_CELLS * per_cell).min(k);
             unpack_cells::<S, BF16>(s, job, first, nr, from, to, &mut panel);
             let panel = CellPanel { cells: panel.as_ptr(), len: (to - from).div_ceil(per_cell) };
-            for row in (0..out.rows()).step_by(MR) {
-                let rows = row..(row + MR).min(out.rows());
+            for row in (0..out.rows()).step_by(mr) {
+                let rows = row..(row + mr).min(out.rows());
                 let (a, stride): (*const u32, usize) = if BF16 {
                     (job.x.bf16_row(row)[from..].as_ptr().cast(), job.x.stride() / 2)
                 } else {
                     (job.x.f32_row(row)[from..].as_ptr().cast(), job.x.stride())
                 };
                 let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr);
-                for_mr!(rows.len(), MR, |ROWS| {
+                for_mr!(rows.len(), mr, |ROWS| {
                     // SAFETY: rows of x are padded to 64 values and `stride` apart; the panel is as long as it says; the
                     // tile's output holds `rows` rows of NR.
                     unsafe { tile_cells::<S, ROWS, NV, BF16>(s, panel, a, stride, tile.c, tile.ldc) }
@@ -209,6 +211,7 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                 scale: panel.scale.as_ptr(),
                 min: panel.min.as_ptr(),
                 subs: (to - from) / B::SUB,
+                cells_per_sub: std::hint::black_box(B::SUB / 4),
                 offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },
             };
             for row in (0..out.rows()).step_by(MR) {

@@ -53,16 +53,19 @@ impl<'a> QuantWeights<'a> {
     }
 
     /// Element type.
+    #[inline]
     pub fn format(&self) -> Format {
         self.format
     }
 
     /// Number of rows (output features).
+    #[inline]
     pub fn rows(&self) -> usize {
         self.rows
     }
 
     /// Values per row (input features).
+    #[inline]
     pub fn cols(&self) -> usize {
         self.cols
     }
@@ -71,6 +74,7 @@ impl<'a> QuantWeights<'a> {
     ///
     /// # Panics
     /// If `i >= rows`.
+    #[inline(always)] // called inside leaves
     pub fn row(&self, i: usize) -> &'a [u8] {
         assert!(i < self.rows);
         let bytes = self.cols / self.format.block_len() * self.format.block_bytes();
@@ -81,6 +85,7 @@ impl<'a> QuantWeights<'a> {
     ///
     /// # Panics
     /// If the range is not within the rows.
+    #[inline]
     pub fn row_range(&self, rows: Range<usize>) -> Self {
         assert!(rows.start <= rows.end && rows.end <= self.rows);
         let start = if rows.is_empty() { 0 } else { rows.start * self.row_stride };

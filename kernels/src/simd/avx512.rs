@@ -143,13 +143,14 @@ impl Avx512Bf16 {
 
 /// The operations that all three levels share; the dot products come from the token's own functions.
 macro_rules! avx512_token {
-    ($Token:ident, $dot_u8_max:literal) => {
+    ($Token:ident, $dot_u8_max:literal, bf16: $has_bf16:literal) => {
         // SAFETY: the only constructor is a `#[target_feature]` function, so a value exists only where the features do.
         unsafe impl Simd for $Token {
             type F32 = __m512;
             type I32 = __m512i;
             type Bytes = __m512i;
             const REGISTERS: usize = 32;
+            const HAS_BF16: bool = $has_bf16;
             const DOT_U8_MAX: u8 = $dot_u8_max;
 
             ops! {
@@ -245,6 +246,6 @@ macro_rules! avx512_token {
     };
 }
 
-avx512_token!(Avx512, 127);
-avx512_token!(Avx512Vnni, 255);
-avx512_token!(Avx512Bf16, 255);
+avx512_token!(Avx512, 127, bf16: false);
+avx512_token!(Avx512Vnni, 255, bf16: false);
+avx512_token!(Avx512Bf16, 255, bf16: true);

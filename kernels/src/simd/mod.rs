@@ -102,6 +102,8 @@ pub(crate) unsafe trait Simd: Copy {
 
     /// How many of these vectors the register file holds: what tiles may have.
     const REGISTERS: usize = 8;
+    /// Whether [`Simd::dot_bf16`] is one instruction.
+    const HAS_BF16: bool = false;
     /// Largest weight byte for which [`Simd::dot_u8i8`] is exact: 255 where the CPU has the instruction, 127
     /// where it is built from 16-bit pair sums that would saturate.
     const DOT_U8_MAX: u8;
