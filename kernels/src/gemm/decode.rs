@@ -19,28 +19,32 @@ const AHEAD: usize = 6144;
 #[inline(always)]
 pub(crate) fn decode<S: Simd>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
     match (job.path, job.weights.format()) {
-        (Path::Int8, Format::Q4_0) => int8::<S, blocks::Q4_0>(s, job, out),
-        (Path::Int8, Format::Q4_1) => int8::<S, blocks::Q4_1>(s, job, out),
-        (Path::Int8, Format::Q5_0) => int8::<S, blocks::Q5_0>(s, job, out),
-        (Path::Int8, Format::Q5_1) => int8::<S, blocks::Q5_1>(s, job, out),
-        (Path::Int8, Format::Q8_0) => int8::<S, blocks::Q8_0>(s, job, out),
-        (Path::Int8, Format::Q4_K) => int8::<S, blocks::Q4_K>(s, job, out),
-        (Path::Int8, Format::Q5_K) => int8::<S, blocks::Q5_K>(s, job, out),
-        (Path::Int8, Format::Q6_K) => int8::<S, blocks::Q6_K>(s, job, out),
-        (Path::Bf16, _) => each_product(job, out, |row, i| bf16_dot(s, row, job.x.bf16_row(i), job.x.k())),
-        (Path::F32 | Path::Int8, format) => {
-            each_product(job, out, |row, i| f32_dot(s, format, row, job.x.f32_row(i), job.x.k()));
-        }
+        (Path::Int8, Format::Q4_0) => products::<S, Int8<blocks::Q4_0>>(s, job, out),
+        (Path::Int8, Format::Q4_1) => products::<S, Int8<blocks::Q4_1>>(s, job, out),
+        (Path::Int8, Format::Q5_0) => products::<S, Int8<blocks::Q5_0>>(s, job, out),
+        (Path::Int8, Format::Q5_1) => products::<S, Int8<blocks::Q5_1>>(s, job, out),
+        (Path::Int8, Format::Q8_0) => products::<S, Int8<blocks::Q8_0>>(s, job, out),
+        (Path::Int8, Format::Q4_K) => products::<S, Int8<blocks::Q4_K>>(s, job, out),
+        (Path::Int8, Format::Q5_K) => products::<S, Int8<blocks::Q5_K>>(s, job, out),
+        (Path::Int8, Format::Q6_K) => products::<S, Int8<blocks::Q6_K>>(s, job, out),
+        (Path::Bf16, _) => products::<S, Bf16>(s, job, out),
+        (Path::F32 | Path::Int8, _) => products::<S, F32>(s, job, out),
     }
 }
 
-/// Stores `product(weight row, row of x)` for every output, with bias and residual.
+/// A way to multiply a weight row with a row of activations. A trait and not a closure: a closure that the compiler
+/// chooses not to inline loses the instruction set, and every operation in it becomes a call.
+trait Product {
+    fn dot<S: Simd>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> f32;
+}
+
+/// Stores the product of every weight row with every row of x, with bias and residual.
 #[inline(always)]
-fn each_product(job: &Job<'_>, out: &mut MatMut<'_>, product: impl Fn(&[u8], usize) -> f32) {
+fn products<S: Simd, P: Product>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
     for j in 0..job.weights.rows() {
         let row = job.weights.row(j);
         for i in 0..job.x.rows() {
-            let mut y = product(row, i);
+            let mut y = P::dot(s, job, row, i);
             if let Some(bias) = job.bias {
                 y += bias[j];
             }
@@ -50,15 +54,37 @@ fn each_product(job: &Job<'_>, out: &mut MatMut<'_>, product: impl Fn(&[u8], usi
     }
 }
 
-#[inline(always)]
-fn int8<S: Simd, B: Block>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
-    let k = job.x.k();
-    let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
-    each_product(job, out, |row, i| {
+/// Blocks times int8 groups.
+struct Int8<B>(std::marker::PhantomData<B>);
+
+impl<B: Block> Product for Int8<B> {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> f32 {
+        let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
         let scale = &groups.scale[i * groups.stride..][..groups.stride];
         let scaled_sum = &groups.scaled_sum[i * groups.stride..][..groups.stride];
-        int8_dot::<S, B>(s, row, job.x.i8_row(i), scale, scaled_sum, k)
-    });
+        int8_dot::<S, B>(s, row, job.x.i8_row(i), scale, scaled_sum, job.x.k())
+    }
+}
+
+/// bf16 times bf16.
+struct Bf16;
+
+impl Product for Bf16 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> f32 {
+        bf16_dot(s, row, job.x.bf16_row(i), job.x.k())
+    }
+}
+
+/// Anything, widened to f32.
+struct F32;
+
+impl Product for F32 {
+    #[inline(always)]
+    fn dot<S: Simd>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> f32 {
+        f32_dot(s, job.weights.format(), row, job.x.f32_row(i), job.x.k())
+    }
 }
 
 /// One row of blocks times one row of int8 groups. `q` is padded with zeros to a multiple of 64, the scales to a

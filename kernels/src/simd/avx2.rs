@@ -10,7 +10,7 @@
 //!
 //! Sixteen ymm registers hold eight vectors, so tiles have at most five accumulators.
 
-use super::{Simd, transpose_by_quarters};
+use super::Simd;
 use core::arch::x86_64::*;
 
 /// AVX2, FMA, F16C.
@@ -96,6 +96,23 @@ unsafe fn transpose_4x4(r: [__m256i; 4]) -> [__m256i; 4] {
             _mm256_unpacklo_epi64(hi[0], hi[1]),
             _mm256_unpackhi_epi64(hi[0], hi[1]),
         ]
+    }
+}
+
+/// Eight cells of two bf16, widened: bf16 is the upper half of an f32.
+///
+/// # Safety
+/// The CPU must have AVX2 and FMA.
+#[inline(always)]
+unsafe fn dot_bf16_8(acc: __m256, w: __m256i, a: __m256i) -> __m256 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
+        let w_even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(w));
+        let a_even = _mm256_castsi256_ps(_mm256_slli_epi32::<16>(a));
+        let w_odd = _mm256_castsi256_ps(_mm256_and_si256(w, upper));
+        let a_odd = _mm256_castsi256_ps(_mm256_and_si256(a, upper));
+        _mm256_fmadd_ps(w_odd, a_odd, _mm256_fmadd_ps(w_even, a_even, acc))
     }
 }
 
@@ -260,28 +277,14 @@ macro_rules! avx2_token {
                     ($Token::dot_i8i8(acc.0, w.0, a.0), $Token::dot_i8i8(acc.1, w.1, a.1))
                 }
                 fn dot_bf16(acc: Floats, w: Ints, a: Ints) -> Floats {
-                    // bf16 is the upper half of an f32.
-                    let upper = _mm256_set1_epi32(0xffff_0000_u32 as i32);
-                    let half = |acc, w, a| {
-                        let even = |x| _mm256_castsi256_ps(_mm256_slli_epi32::<16>(x));
-                        let odd = |x| _mm256_castsi256_ps(_mm256_and_si256(x, upper));
-                        _mm256_fmadd_ps(odd(w), odd(a), _mm256_fmadd_ps(even(w), even(a), acc))
-                    };
-                    (half(acc.0, w.0, a.0), half(acc.1, w.1, a.1))
+                    (dot_bf16_8(acc.0, w.0, a.0), dot_bf16_8(acc.1, w.1, a.1))
+                }
+                fn transpose_4x4(r: [Ints; 4]) -> [Ints; 4] {
+                    let lo = transpose_4x4([r[0].0, r[1].0, r[2].0, r[3].0]);
+                    let hi = transpose_4x4([r[0].1, r[1].1, r[2].1, r[3].1]);
+                    [(lo[0], hi[0]), (lo[1], hi[1]), (lo[2], hi[2]), (lo[3], hi[3])]
                 }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-            }
-
-            #[inline(always)]
-            unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
-                // SAFETY: the caller's promise, passed on; the token proves AVX2.
-                unsafe {
-                    transpose_by_quarters(self, src, src_stride, dst, dst_stride, |r| {
-                        let lo = transpose_4x4([r[0].0, r[1].0, r[2].0, r[3].0]);
-                        let hi = transpose_4x4([r[0].1, r[1].1, r[2].1, r[3].1]);
-                        [(lo[0], hi[0]), (lo[1], hi[1]), (lo[2], hi[2]), (lo[3], hi[3])]
-                    });
-                }
             }
         }
     };

@@ -9,7 +9,7 @@
 //! | `load_f16` | vcvtph2ps | 5 | 1 | |
 //! | `shift_quarters` | vpsrlvd / vpsllvd | 1-2 | 2 / 1 | constant counts fold |
 
-use super::{Simd, transpose_by_quarters};
+use super::Simd;
 use core::arch::x86_64::*;
 
 /// AVX-512 F, BW, DQ, VL.
@@ -232,15 +232,8 @@ macro_rules! avx512_token {
                 fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_u8i8(acc, w, a) }
                 fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_i8i8(acc, w, a) }
                 fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 { $Token::dot_bf16(acc, w, a) }
+                fn transpose_4x4(r: [__m512i; 4]) -> [__m512i; 4] { transpose_4x4(r) }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
-            }
-
-            #[inline(always)]
-            unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
-                // SAFETY: the caller's promise, passed on; the token proves AVX-512 F.
-                unsafe {
-                    transpose_by_quarters(self, src, src_stride, dst, dst_stride, |r| transpose_4x4(r));
-                }
             }
         }
     };

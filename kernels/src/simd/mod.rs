@@ -214,55 +214,37 @@ pub(crate) unsafe trait Simd: Copy {
     /// Asks for the cache line at `p`; any address, never faults.
     fn prefetch(self, p: *const u8);
 
+    /// In every quarter, transposes the 4 x 4 cells that the four vectors have there.
+    fn transpose_4x4(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];
+
     /// Transposes 16 x 16 cells: `dst[j * dst_stride + i] = src[i * src_stride + j]`, strides in cells.
+    ///
+    /// Vector i takes four columns of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
+    /// `transpose_4x4` vector j holds column j of all sixteen rows in order: the long way across quarters is left to
+    /// the loads, which have nothing else to do.
+    ///
+    /// ```text
+    /// v0 [ r0c0..4 | r4c0..4 | r8c0..4 | r12c0..4 ]        [ r0c0 r1c0 r2c0 r3c0 | r4c0 .. | .. r15c0 ]
+    /// v1 [ r1c0..4 | r5c0..4 | ...                   ->    [ r0c1 r1c1 ...
+    /// ```
+    ///
     /// # Safety
     /// Rows `0..16` of both sides must be readable, respectively writable, for 16 cells each.
     #[inline(always)]
     unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
-        for i in 0..LANES {
-            for j in 0..LANES {
-                // SAFETY: i, j < 16, within what the caller promised.
-                unsafe {
-                    let x = src.add(i * src_stride + j).read_unaligned();
-                    dst.add(j * dst_stride + i).write_unaligned(x);
+        for column in (0..LANES).step_by(4) {
+            let mut rows = [self.splat_cell(0); 4];
+            // SAFETY: rows and columns are below 16, within what the caller promised.
+            unsafe {
+                for i in 0..4 {
+                    let p = src.add(i * src_stride + column).cast::<u8>();
+                    let next = 16 * src_stride;
+                    rows[i] = self.load_quarters([p, p.add(next), p.add(2 * next), p.add(3 * next)]);
                 }
-            }
-        }
-    }
-}
-
-/// [`Simd::transpose`] for CPUs that can transpose 4 x 4 cells inside each quarter of four vectors.
-///
-/// Vector i takes four columns of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
-/// `transpose_4x4` vector j holds column j of all sixteen rows in order: the long way across quarters is left to the
-/// loads, which have nothing else to do.
-///
-/// ```text
-/// v0 [ r0c0..4 | r4c0..4 | r8c0..4 | r12c0..4 ]        [ r0c0 r1c0 r2c0 r3c0 | r4c0 .. | .. r15c0 ]
-/// v1 [ r1c0..4 | r5c0..4 | ...                   ->    [ r0c1 r1c1 ...
-/// ```
-///
-/// # Safety
-/// As [`Simd::transpose`].
-#[inline(always)]
-#[cfg_attr(not(any(target_arch = "x86_64", target_arch = "aarch64")), expect(dead_code))]
-unsafe fn transpose_by_quarters<S: Simd>(
-    s: S,
-    src: *const u32,
-    src_stride: usize,
-    dst: *mut u32,
-    dst_stride: usize,
-    transpose_4x4: impl Fn([S::Bytes; 4]) -> [S::Bytes; 4],
-) {
-    for column in (0..LANES).step_by(4) {
-        // SAFETY: rows and columns are below 16, within what the caller promised.
-        unsafe {
-            let quarter = |row: usize| src.add(row * src_stride + column).cast::<u8>();
-            let rows =
-                |i: usize| s.load_quarters([quarter(i), quarter(i + 4), quarter(i + 8), quarter(i + 12)]);
-            let columns = transpose_4x4([rows(0), rows(1), rows(2), rows(3)]);
-            for (j, v) in columns.into_iter().enumerate() {
-                s.store_bytes(dst.add((column + j) * dst_stride).cast(), v);
+                let columns = self.transpose_4x4(rows);
+                for j in 0..4 {
+                    self.store_bytes(dst.add((column + j) * dst_stride).cast(), columns[j]);
+                }
             }
         }
     }

@@ -13,7 +13,7 @@
 //! Three instructions are written as `asm!` because their intrinsics are not stable yet: `sdot`, `fcvtl` and `fcvtn`
 //! (with their upper-half forms), `prfm`.
 
-use super::{Simd, transpose_by_quarters};
+use super::Simd;
 use core::arch::aarch64::*;
 use core::arch::asm;
 
@@ -242,14 +242,16 @@ unsafe impl Simd for Neon {
     }
 
     #[inline(always)]
-    unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
-        // SAFETY: the caller's promise, passed on; the token proves NEON. Quarter l of all four rows is one block.
-        unsafe {
-            transpose_by_quarters(self, src, src_stride, dst, dst_stride, |r| {
-                let block = |l: usize| transpose_4x4([r[0][l], r[1][l], r[2][l], r[3][l]]);
-                let b = [block(0), block(1), block(2), block(3)];
-                [0, 1, 2, 3].map(|j| [b[0][j], b[1][j], b[2][j], b[3][j]])
-            });
+    fn transpose_4x4(self, r: [Bytes; 4]) -> [Bytes; 4] {
+        // Quarter l of all four rows is one block.
+        let mut out = r;
+        for l in 0..4 {
+            // SAFETY: the token proves NEON.
+            let block = unsafe { transpose_4x4([r[0][l], r[1][l], r[2][l], r[3][l]]) };
+            for j in 0..4 {
+                out[j][l] = block[j];
+            }
         }
+        out
     }
 }

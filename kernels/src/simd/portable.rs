@@ -307,5 +307,18 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn transpose_4x4(self, rows: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
+        let mut out = rows;
+        for quarter in 0..4 {
+            for i in 0..4 {
+                for j in 0..4 {
+                    let (from, to) = (16 * quarter + 4 * j, 16 * quarter + 4 * i);
+                    out[j][to..to + 4].copy_from_slice(&rows[i][from..from + 4]);
+                }
+            }
+        }
+        out
+    }
+    #[inline(always)]
     fn prefetch(self, _: *const u8) {}
 }
