@@ -2,10 +2,15 @@
 #![forbid(unsafe_code)]
 
 mod catalogue;
+mod chat;
+mod exit;
+mod interrupt;
+mod locate;
+mod options;
 mod pull;
+mod run;
 
 use clap::{Parser, Subcommand};
-use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// Run, measure and look inside transformers on the CPU.
@@ -20,23 +25,17 @@ struct Cli {
 enum Command {
     /// Fetch a model into the cache
     Pull(pull::PullArgs),
+    /// Continue a text
+    Run(run::RunArgs),
+    /// Talk with a model
+    Chat(chat::ChatArgs),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let args = options::with_long_names(std::env::args_os());
+    exit::code(match Cli::parse_from(args).command {
         Command::Pull(args) => pull::run(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the output has enough.
-        Err(error)
-            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+        Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::run(&args),
+    })
 }
