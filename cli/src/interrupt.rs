@@ -1,4 +1,4 @@
-//! Ctrl-C: the first press asks the work to stop, a second one ends the program.
+//! Ctrl-C: while the model works the first press asks it to stop; otherwise, and at the second, the program ends.
 
 use crate::exit::say;
 use anyhow::{Context, Result};
@@ -6,33 +6,38 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Whether Ctrl-C was pressed.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Interrupt {
-    flag: Arc<AtomicBool>,
+    pressed: Arc<AtomicBool>,
+    working: Arc<AtomicBool>,
 }
 
 impl Interrupt {
-    /// From now on Ctrl-C sets the flag; pressed while it is set, it ends the program with code 130.
+    /// Takes Ctrl-C over. To be called once, after a line editor was made, which takes it over too.
     pub fn watch() -> Result<Interrupt> {
-        let flag = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&flag);
+        let interrupt = Interrupt { pressed: Arc::default(), working: Arc::default() };
+        let (pressed, working) = (Arc::clone(&interrupt.pressed), Arc::clone(&interrupt.working));
         ctrlc::set_handler(move || {
-            if seen.swap(true, Ordering::Relaxed) {
+            if !working.load(Ordering::SeqCst) || pressed.swap(true, Ordering::SeqCst) {
                 say("");
                 std::process::exit(130);
             }
         })
         .context("could not watch for Ctrl-C")?;
-        Ok(Interrupt { flag })
+        Ok(interrupt)
     }
 
     /// For a session to look at.
     pub fn flag(&self) -> Arc<AtomicBool> {
-        Arc::clone(&self.flag)
+        Arc::clone(&self.pressed)
     }
 
-    /// Whether it was pressed since the last call.
-    pub fn take(&self) -> bool {
-        self.flag.swap(false, Ordering::Relaxed)
+    /// Does some work that looks at the flag; gives its result and whether Ctrl-C was pressed meanwhile.
+    pub fn during<T>(&self, work: impl FnOnce() -> T) -> (T, bool) {
+        self.pressed.store(false, Ordering::SeqCst);
+        self.working.store(true, Ordering::SeqCst);
+        let result = work();
+        self.working.store(false, Ordering::SeqCst);
+        (result, self.pressed.swap(false, Ordering::SeqCst))
     }
 }

@@ -3,7 +3,7 @@
 mod generation;
 mod session;
 
-pub use generation::{GenerationArgs, PromptArgs, SamplingArgs};
+pub use generation::{GenerationArgs, PromptArgs, SamplingArgs, read_text};
 pub use session::SessionArgs;
 
 use crate::catalogue;

@@ -58,17 +58,18 @@ pub fn run(args: &RunArgs) -> Result<()> {
     if !args.no_display_prompt {
         let _ = out.write(&prompt);
     }
-    let stats =
-        generate(&mut session, tokenizer, &mut sampler, &ids, &args.generation.options(), &mut |text| {
-            out.write(text)
-        })?;
+    let options = args.generation.options();
+    let (stats, pressed) = interrupt.during(|| {
+        generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |text| out.write(text))
+    });
+    let stats = stats?;
     let _ = out.write("\n");
     out.finish()?;
     say_timings(&stats);
     if stats.stop == StopReason::ContextFull {
         say(&format!("the context of {} tokens is full; -c makes it longer", session.max_positions()));
     }
-    if interrupt.take() { Err(Interrupted.into()) } else { Ok(()) }
+    if pressed { Err(Interrupted.into()) } else { Ok(()) }
 }
 
 /// A prompt goes on, whatever the vocabulary wants to end texts with.
