@@ -1,10 +1,11 @@
 //! From what stands after `-m` to a path.
 //!
 //! ```text
-//! a path that exists ── a name of the catalogue (fetched) ── org/repo[:FILE] in the Hugging Face cache
+//! a name of the catalogue (fetched) ── a path that exists ── org/repo[:FILE] in the Hugging Face cache
 //!                                                         ── name[:TAG] in Ollama's blob folder
 //! ```
 //!
+//! A folder that is called as a model of the catalogue is written `./smollm2`.
 //! Other programs' folders are only read; what is not there is never fetched, but the command that does it is named.
 
 use crate::{catalogue, pull};
@@ -14,12 +15,12 @@ use std::path::{Path, PathBuf};
 
 /// The file or folder of a model.
 pub fn model(name: &str) -> Result<PathBuf> {
+    if catalogue::find(name).is_some() {
+        return pull::ensure(name);
+    }
     let path = Path::new(name);
     if path.exists() {
         return existing(path);
-    }
-    if catalogue::find(name).is_some() {
-        return pull::ensure(name);
     }
     if let Some(repo) = Repo::parse(name)
         && let Some(found) = repo.find(&hub_folder())?

@@ -7,6 +7,7 @@ use crate::interrupt::Interrupt;
 use crate::options::{GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, usage};
 use anyhow::Result;
 use gable_kernels::Kernels;
+use gable_model::RunError;
 use gable_model::generate::{GenerateStats, StopReason, generate};
 use gable_model::sampler::Sampler;
 use gable_model::tokenizer::EncodeOptions;
@@ -52,6 +53,10 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut session = args.session.session(&model)?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
+    if ids.len() > session.max_positions() {
+        // Before the prompt is printed: nothing will follow it.
+        return Err(RunError::ContextFull { needed: ids.len(), max: session.max_positions() }.into());
+    }
     say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
 
     let mut out = Checked::new();

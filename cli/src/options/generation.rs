@@ -14,10 +14,10 @@ use std::path::{Path, PathBuf};
 #[command(next_help_heading = "Prompt")]
 pub struct PromptArgs {
     /// The text; `-` reads stdin
-    #[arg(value_name = "PROMPT", allow_hyphen_values = false)]
+    #[arg(value_name = "PROMPT")]
     pub text: Option<String>,
-    /// The same
-    #[arg(short, long, value_name = "PROMPT", conflicts_with = "text", allow_hyphen_values = true)]
+    /// The text, instead of PROMPT
+    #[arg(short, long, value_name = "TEXT", conflicts_with = "text", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// Reads the text from a file; `-` is stdin
     #[arg(short, long, value_name = "FILE", conflicts_with_all = ["text", "prompt"])]
@@ -85,7 +85,13 @@ pub struct SamplingArgs {
     #[arg(short, long, value_name = "SEED", default_value_t = -1, allow_negative_numbers = true)]
     pub seed: i64,
     /// Temperature; 0 takes the most likely token always
-    #[arg(long, visible_alias = "temperature", value_name = "T", default_value_t = 0.8)]
+    #[arg(
+        long,
+        visible_alias = "temperature",
+        value_name = "T",
+        default_value_t = 0.8,
+        allow_negative_numbers = true
+    )]
     pub temp: f32,
     /// Keeps the K most likely tokens; 0 for all
     #[arg(long, value_name = "K", default_value_t = 40)]
