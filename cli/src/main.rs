@@ -1,14 +1,22 @@
 //! The `gable` command.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod catalogue;
 mod chat;
+mod doctor;
 mod exit;
+mod inspect;
 mod interrupt;
 mod locate;
+mod logits;
+mod npy;
 mod options;
+mod perplexity;
 mod pull;
 mod run;
+mod statistics;
+mod tokenize;
 
 use clap::{Parser, Subcommand};
 use std::process::ExitCode;
@@ -29,6 +37,18 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
+    /// Show a text as tokens
+    Tokenize(tokenize::TokenizeArgs),
+    /// Show what a model's file holds
+    Inspect(inspect::InspectArgs),
+    /// Show the scores of the next token
+    Logits(logits::LogitsArgs),
+    /// Measure speed
+    Bench(bench::BenchArgs),
+    /// Measure how well a text is foreseen
+    Perplexity(perplexity::PerplexityArgs),
+    /// Show what this machine offers
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
@@ -37,5 +57,11 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
     })
 }

@@ -4,7 +4,7 @@ mod generation;
 mod session;
 
 pub use generation::{GenerationArgs, PromptArgs, SamplingArgs, read_text};
-pub use session::SessionArgs;
+pub use session::{CacheTypeName, NumericsName, SessionArgs};
 
 use crate::catalogue;
 use crate::exit::{Usage, say};
@@ -117,7 +117,8 @@ impl HabitArgs {
 
 /// llama.cpp's options of one dash and several letters as long ones; everything else as it is.
 pub fn with_long_names(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    const LONG: [(&str, &str); 8] = [
+    const LONG: [(&str, &str); 9] = [
+        ("-pg", "--pg"),
         ("-tb", "--threads-batch"),
         ("-ub", "--ubatch-size"),
         ("-ctk", "--cache-type-k"),
