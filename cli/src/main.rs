@@ -1,11 +1,24 @@
 //! The `gable` command.
 #![forbid(unsafe_code)]
 
+mod bench;
 mod catalogue;
+mod chat;
+mod doctor;
+mod exit;
+mod inspect;
+mod interrupt;
+mod locate;
+mod logits;
+mod npy;
+mod options;
+mod perplexity;
 mod pull;
+mod run;
+mod statistics;
+mod tokenize;
 
 use clap::{Parser, Subcommand};
-use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 
 /// Run, measure and look inside transformers on the CPU.
@@ -20,23 +33,35 @@ struct Cli {
 enum Command {
     /// Fetch a model into the cache
     Pull(pull::PullArgs),
+    /// Continue a text
+    Run(run::RunArgs),
+    /// Talk with a model
+    Chat(chat::ChatArgs),
+    /// Show a text as tokens
+    Tokenize(tokenize::TokenizeArgs),
+    /// Show what a model's file holds
+    Inspect(inspect::InspectArgs),
+    /// Show the scores of the next token
+    Logits(logits::LogitsArgs),
+    /// Measure speed
+    Bench(bench::BenchArgs),
+    /// Measure how well a text is foreseen
+    Perplexity(perplexity::PerplexityArgs),
+    /// Show what this machine offers
+    Doctor(doctor::DoctorArgs),
 }
 
 fn main() -> ExitCode {
-    let result = match Cli::parse().command {
+    let args = options::with_long_names(std::env::args_os());
+    exit::code(match Cli::parse_from(args).command {
         Command::Pull(args) => pull::run(&args),
-    };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        // Whoever read the output has enough.
-        Err(error)
-            if error.downcast_ref::<std::io::Error>().is_some_and(|e| e.kind() == ErrorKind::BrokenPipe) =>
-        {
-            ExitCode::SUCCESS
-        }
-        Err(error) => {
-            let _ = writeln!(std::io::stderr(), "error: {error:#}");
-            ExitCode::FAILURE
-        }
-    }
+        Command::Run(args) => run::run(&args),
+        Command::Chat(args) => chat::run(&args),
+        Command::Tokenize(args) => tokenize::run(&args),
+        Command::Inspect(args) => inspect::run(&args),
+        Command::Logits(args) => logits::run(&args),
+        Command::Bench(args) => bench::run(&args),
+        Command::Perplexity(args) => perplexity::run(&args),
+        Command::Doctor(args) => doctor::run(&args),
+    })
 }

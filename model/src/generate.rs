@@ -1,1 +1,182 @@
-//! (stub)
+//! From a prompt to a text, token by token.
+//!
+//! ```text
+//! prompt -> prefill -> logits -> sample -> token -> bytes -> whole characters -> held back? -> on_text
+//!                        ^                   |
+//!                        +----- decode ------+
+//! ```
+//!
+//! A token may end inside a character, and a stop string may begin in one token and end in another. So bytes wait until
+//! they make a character, and characters wait as long as they could be the beginning of a stop string: what was handed
+//! out never has to be taken back.
+
+mod stop;
+
+use crate::RunError;
+use crate::sampler::Sampler;
+use crate::session::Session;
+use crate::tokenizer::{Tokenizer, Utf8Stream};
+use gable_kernels::KernelError;
+use std::ops::ControlFlow;
+use std::time::{Duration, Instant};
+use stop::StopStrings;
+
+/// When to stop.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct GenerateOptions {
+    /// Tokens at most.
+    pub max_tokens: usize,
+    /// Texts before which generation ends; they are not handed out themselves.
+    pub stop: Vec<String>,
+    /// Goes on after a token that ends a text.
+    pub ignore_eos: bool,
+}
+
+impl Default for GenerateOptions {
+    fn default() -> GenerateOptions {
+        GenerateOptions { max_tokens: usize::MAX, stop: Vec::new(), ignore_eos: false }
+    }
+}
+
+/// Why generation ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum StopReason {
+    /// The model drew a token that ends a text.
+    EndOfText,
+    /// A stop string would have come next.
+    StopString,
+    /// As many tokens as were asked for.
+    MaxTokens,
+    /// No room for another token.
+    ContextFull,
+    /// Whoever took the text had enough, or the session's cancel flag was set.
+    Interrupted,
+}
+
+/// What was done, and how long it took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct GenerateStats {
+    /// Tokens of the prompt that passed through the model.
+    pub prompt_tokens: usize,
+    /// How long they took.
+    pub prompt_time: Duration,
+    /// Tokens drawn, without one that ended the text.
+    pub generated_tokens: usize,
+    /// Passes of a single token: the first token drawn comes out of the prompt's pass.
+    pub decode_passes: usize,
+    /// How long they took, sampling included.
+    pub decode_time: Duration,
+    /// Why it ended.
+    pub stop: StopReason,
+}
+
+/// Reads `prompt` after what the session has already read, and draws tokens until there is a reason to stop.
+///
+/// `on_text` is given the text as it comes, in whole characters, without control tokens; it can end the generation.
+/// Apart from the session's buffers nothing is allocated per token once the text buffers have grown to the longest
+/// piece. After a [`StopReason::Interrupted`] the session holds the tokens that were finished.
+///
+/// # Errors
+/// [`RunError::ContextFull`] if the prompt does not fit, and what a pass or a draw can fail with.
+pub fn generate(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    sampler: &mut Sampler,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+) -> Result<GenerateStats, RunError> {
+    if prompt.is_empty() {
+        return Err(RunError::Option {
+            name: "prompt",
+            found: "empty".to_owned(),
+            allowed: "at least one token",
+        });
+    }
+    let mut stats = GenerateStats {
+        prompt_tokens: prompt.len(),
+        prompt_time: Duration::ZERO,
+        generated_tokens: 0,
+        decode_passes: 0,
+        decode_time: Duration::ZERO,
+        stop: StopReason::MaxTokens,
+    };
+    let start = Instant::now();
+    let first = uncancelled(session.prefill(prompt))?.map(|logits| {
+        prompt.iter().try_for_each(|&id| sampler.accept(id))?;
+        if options.max_tokens == 0 { Ok(None) } else { sampler.sample(logits).map(Some) }
+    });
+    stats.prompt_time = start.elapsed();
+    let Some(first) = first.transpose()? else {
+        stats.stop = StopReason::Interrupted;
+        return Ok(stats);
+    };
+    let Some(mut token) = first else { return Ok(stats) };
+
+    let start = Instant::now();
+    let mut writer =
+        Writer { characters: Utf8Stream::new(), stops: StopStrings::new(&options.stop), on_text };
+    stats.stop = loop {
+        sampler.accept(token)?;
+        if tokenizer.is_eog(token) && !options.ignore_eos {
+            break StopReason::EndOfText;
+        }
+        stats.generated_tokens = stats.generated_tokens.saturating_add(1);
+        if let ControlFlow::Break(reason) = writer.write(tokenizer.visible_piece(token)) {
+            break reason;
+        }
+        if stats.generated_tokens >= options.max_tokens {
+            break StopReason::MaxTokens;
+        }
+        if session.tokens().len() >= session.max_positions() {
+            break StopReason::ContextFull;
+        }
+        let Some(logits) = uncancelled(session.decode(token))? else { break StopReason::Interrupted };
+        stats.decode_passes = stats.decode_passes.saturating_add(1);
+        token = sampler.sample(logits)?;
+    };
+    stats.decode_time = start.elapsed();
+    if stats.stop != StopReason::StopString {
+        writer.finish();
+    }
+    Ok(stats)
+}
+
+/// A cancelled pass is no error here but an end.
+fn uncancelled<T>(result: Result<T, RunError>) -> Result<Option<T>, RunError> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(RunError::Kernel(KernelError::Cancelled)) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Bytes in, text out.
+struct Writer<'a> {
+    characters: Utf8Stream,
+    stops: StopStrings<'a>,
+    on_text: &'a mut dyn FnMut(&str) -> ControlFlow<()>,
+}
+
+impl Writer<'_> {
+    fn write(&mut self, piece: &[u8]) -> ControlFlow<StopReason> {
+        self.characters.push(piece, self.stops.buffer());
+        let (ready, found) = self.stops.ready();
+        if !ready.is_empty() && (self.on_text)(ready).is_break() {
+            return ControlFlow::Break(StopReason::Interrupted);
+        }
+        self.stops.advance();
+        if found { ControlFlow::Break(StopReason::StopString) } else { ControlFlow::Continue(()) }
+    }
+
+    /// Nothing more comes: what was held back was no stop string.
+    fn finish(&mut self) {
+        self.characters.flush(self.stops.buffer());
+        let rest = self.stops.rest();
+        if !rest.is_empty() {
+            // There is nothing left to end.
+            let _ = (self.on_text)(rest);
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! `gable chat`: talks with a model.
+//!
+//! Every turn renders the whole conversation and turns it into tokens again; what the session has already read of them
+//! stays, and only the rest passes through the model.
+
+mod input;
+mod prompt;
+
+use crate::catalogue;
+use crate::exit::{Interrupted, say};
+use crate::interrupt::Interrupt;
+use crate::options::{GenerationArgs, ModelArgs, SamplingArgs, SessionArgs, read_text, usage};
+use crate::run::{Checked, say_timings};
+use anyhow::{Result, bail};
+use gable_kernels::Kernels;
+use gable_model::chat_template::{Message, PlainTranscript};
+use gable_model::generate::{GenerateOptions, StopReason, generate};
+use gable_model::model::Model;
+use gable_model::sampler::Sampler;
+use gable_model::session::Session;
+use gable_model::{LoadError, RunError};
+use input::{Input, Line};
+use prompt::Form;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Options of `gable chat`.
+#[derive(Debug, clap::Args)]
+pub struct ChatArgs {
+    #[command(flatten)]
+    conversation: ConversationArgs,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    session: SessionArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Conversation")]
+struct ConversationArgs {
+    /// What the model is told first (-sys)
+    #[arg(long, visible_alias = "system-prompt", value_name = "TEXT")]
+    system: Option<String>,
+    /// Shows on stderr the exact text that the model is given
+    #[arg(long)]
+    show_prompt: bool,
+    /// Jinja source to use instead of the model's chat template
+    #[arg(long, value_name = "JINJA")]
+    chat_template: Option<String>,
+    /// The same, from a file
+    #[arg(long, value_name = "FILE", conflicts_with = "chat_template")]
+    chat_template_file: Option<PathBuf>,
+    /// Writes the conversation as a plain transcript, for base models
+    #[arg(long, conflicts_with_all = ["chat_template", "chat_template_file"])]
+    plain: bool,
+    /// Names in the transcript: yours and the model's
+    #[arg(long, value_name = "YOU,MODEL", requires = "plain", default_value = "User,Assistant")]
+    names: String,
+    /// Shows the timings of every reply
+    #[arg(long)]
+    show_timings: bool,
+}
+
+const HELP: &str = "/regen  another reply   /read FILE  a file's text, before your next message\n\
+                    /clear  begin anew      /exit  or Ctrl-D ends";
+
+/// Runs the command.
+pub fn run(args: &ChatArgs) -> Result<()> {
+    let mut config = args.sampling.config()?;
+    let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
+    let model = args.model.open()?;
+    let form = form(&args.conversation, &model)?;
+    args.generation.ban_end(&mut config, model.tokenizer());
+    let seed = config.seed;
+    let sampler = Sampler::new(config, model.config().vocab_size)?;
+    let mut session = args.session.session(&model)?;
+    let mut input = Input::open(&catalogue::cache_dir().join("history"))?;
+    let interrupt = Interrupt::watch()?;
+    session.set_cancel(interrupt.flag());
+    say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
+    if input.is_terminal() {
+        say(HELP);
+    }
+    let mut options = args.generation.options();
+    options.stop.extend(form.stop_strings());
+    let mut chat = Chat { args: &args.conversation, model, form, session, sampler, interrupt, options };
+    chat.talk(&mut input)
+}
+
+/// How the conversation is written: by a template, or as a transcript if asked for.
+fn form(args: &ConversationArgs, model: &Arc<Model>) -> Result<Form> {
+    if args.plain {
+        let Some((you, it)) = args.names.split_once(',') else {
+            return Err(usage("--names needs two names, e.g. --names User,Apple"));
+        };
+        let names = (you.trim().to_owned(), it.trim().to_owned());
+        let system = args.system.clone().unwrap_or_default();
+        let transcript = PlainTranscript::new(names, system).map_err(|error| usage(error.to_string()))?;
+        return Ok(Form::Plain(transcript));
+    }
+    let from_file = args.chat_template_file.as_deref().map(read_text).transpose()?;
+    let source = args.chat_template.as_deref().or(from_file.as_deref()).or(model.chat_template());
+    let Some(source) = source else {
+        bail!(
+            "{}: base model, no chat template; continue a text with `gable run`, or converse with \
+             `gable chat --plain --names User,Apple --system \"You're an apple.\"`",
+            model.name()
+        );
+    };
+    let template = prompt::template(source, model.tokenizer()).map_err(|error| match error {
+        LoadError::Template(_) => anyhow::anyhow!("{error}; --chat-template-file gives another"),
+        error => error.into(),
+    })?;
+    Ok(Form::Template(Box::new(template)))
+}
+
+struct Chat<'a> {
+    args: &'a ConversationArgs,
+    model: Arc<Model>,
+    form: Form,
+    session: Session,
+    sampler: Sampler,
+    interrupt: Interrupt,
+    options: GenerateOptions,
+}
+
+impl Chat<'_> {
+    fn talk(&mut self, input: &mut Input) -> Result<()> {
+        let mut messages = self.beginning();
+        let mut read = String::new(); // by /read, for the next message
+        while let Some(line) = input.next()? {
+            let line = match line {
+                Line::Text(line) => line,
+                Line::Interrupted => return Err(Interrupted.into()),
+            };
+            match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+                ("", _) => continue,
+                ("/exit" | "/quit", "") => break,
+                ("/help", "") => say(HELP),
+                ("/clear", "") => {
+                    messages = self.beginning();
+                    read.clear();
+                }
+                ("/read", path) => match read_text(Path::new(path.trim())) {
+                    Ok(text) => {
+                        say(&format!("{} bytes, to stand before your next message", text.len()));
+                        read = text;
+                    }
+                    Err(error) => say(&format!("error: {error:#}")),
+                },
+                ("/regen", "") => {
+                    if messages.last().is_some_and(|m| m.role == "assistant") {
+                        messages.pop();
+                        self.turn(&mut messages, input)?;
+                    } else {
+                        say("there is no reply yet");
+                    }
+                }
+                (word, _) if is_command(word) => {
+                    say(&format!("no command is called {word}\n{HELP}"));
+                }
+                _ => {
+                    let text = if read.is_empty() { line } else { format!("{read}\n\n{line}") };
+                    read.clear();
+                    messages.push(Message::new("user", text));
+                    self.turn(&mut messages, input)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// The messages before the first of the user.
+    fn beginning(&self) -> Vec<Message> {
+        match (&self.form, &self.args.system) {
+            (Form::Template(_), Some(system)) => vec![Message::new("system", system.clone())],
+            _ => Vec::new(),
+        }
+    }
+
+    /// One reply. A conversation that a person holds survives a turn that fails, without the message that failed.
+    fn turn(&mut self, messages: &mut Vec<Message>, input: &Input) -> Result<()> {
+        match self.reply(messages) {
+            Ok(reply) => messages.push(Message::new("assistant", reply)),
+            Err(error) if input.is_terminal() && error.is::<RunError>() => {
+                say(&format!("error: {error:#}; /clear begins anew"));
+                messages.pop();
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
+
+    fn reply(&mut self, messages: &[Message]) -> Result<String> {
+        let model = Arc::clone(&self.model);
+        let tokenizer = model.tokenizer();
+        let prompt = self.form.prompt(messages, tokenizer)?;
+        if self.args.show_prompt {
+            say(&prompt.text);
+        }
+        if prompt.ids.len() > self.session.max_positions() {
+            let (needed, max) = (prompt.ids.len(), self.session.max_positions());
+            return Err(RunError::ContextFull { needed, max }.into());
+        }
+        let new = self.keep_common(&prompt.ids)?;
+        let mut out = Checked::new();
+        let mut reply = String::new();
+        let (session, sampler, options) = (&mut self.session, &mut self.sampler, &self.options);
+        let plain = matches!(self.form, Form::Plain(_));
+        let (stats, pressed) = self.interrupt.during(|| {
+            generate(session, tokenizer, sampler, new, options, &mut |text| {
+                // A transcript goes on after "Apple:" with a space, which no reader needs to see.
+                let shown = if plain && reply.is_empty() { text.trim_start() } else { text };
+                reply.push_str(shown);
+                out.write(shown)
+            })
+        });
+        let stats = stats?;
+        let _ = out.write("\n");
+        out.finish()?;
+        if self.args.show_timings {
+            say_timings(&stats);
+        }
+        if pressed {
+            say("(stopped)");
+        } else if stats.stop == StopReason::ContextFull {
+            say(&format!(
+                "(the context of {} tokens is full; /clear begins anew, -c makes it longer)",
+                self.session.max_positions()
+            ));
+        }
+        Ok(reply)
+    }
+
+    /// Forgets what the session holds beyond the tokens that it has in common with `ids`, and gives the rest of them.
+    /// One is always left: the scores of the next token come from a pass.
+    fn keep_common<'i>(&mut self, ids: &'i [u32]) -> Result<&'i [u32]> {
+        let common = self.session.tokens().iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let mut common = common.min(ids.len().saturating_sub(1));
+        if self.session.truncate(common).is_err() {
+            // A layer with a sliding window has given back what would be needed.
+            common = 0;
+            self.session.truncate(0)?;
+        }
+        let (kept, new) = ids.split_at_checked(common).unwrap_or((&[], ids));
+        self.sampler.forget();
+        for &id in kept {
+            self.sampler.accept(id)?;
+        }
+        Ok(new)
+    }
+}
+
+/// `/word`, as opposed to a message that begins with a path.
+fn is_command(word: &str) -> bool {
+    word.strip_prefix('/').is_some_and(|name| !name.is_empty() && name.chars().all(char::is_alphabetic))
+}

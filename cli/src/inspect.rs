@@ -1,0 +1,135 @@
+//! `gable inspect`: what a model's file holds, and what running it takes.
+
+use crate::options::ModelArgs;
+use anyhow::{Result, bail};
+use gable_kernels::Kernels;
+use gable_model::gguf::Value;
+use gable_model::model::Model;
+use std::io::Write;
+
+/// Options of `gable inspect`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  gable inspect\n  gable inspect -m gemma3 --json\n  gable inspect -m model.gguf --check"
+)]
+pub struct InspectArgs {
+    #[command(flatten)]
+    model: ModelArgs,
+    /// One JSON object
+    #[arg(long)]
+    json: bool,
+    /// Reads every weight and names tensors with NaN or infinity
+    #[arg(long)]
+    check: bool,
+}
+
+/// Runs the command.
+pub fn run(args: &InspectArgs) -> Result<()> {
+    let model = args.model.open()?;
+    let c = model.config();
+    let tied = model.weights().output.is_none();
+    let tensors = model.files().tensors();
+    let mut split = [("embedding", 0_usize), ("attention", 0), ("ffn", 0), ("head", 0), ("other", 0)];
+    for t in tensors {
+        let i = part(&t.name);
+        if let Some((_, n)) = split.get_mut(i) {
+            *n = n.saturating_add(t.dims.elements());
+        }
+    }
+    let params: usize = tensors.iter().fold(0, |n, t| n.saturating_add(t.dims.elements()));
+    let bytes: usize = tensors.iter().fold(0, |n, t| n.saturating_add(t.n_bytes));
+    // Keys and values as halves; a layer with a window keeps no more than it.
+    let per_layer = c.kv_dim().saturating_mul(2).saturating_mul(2);
+    let per_token = per_layer.saturating_mul(c.n_layers);
+    let in_all = c.windows.iter().fold(0_usize, |n, w| {
+        n.saturating_add(per_layer.saturating_mul(w.unwrap_or(usize::MAX).min(c.max_seq_len)))
+    });
+    let mut out = std::io::BufWriter::new(std::io::stdout().lock());
+    if args.json {
+        let list: Vec<_> = tensors
+            .iter()
+            .map(|t| serde_json::json!({ "name": &*t.name, "type": t.format.name(), "shape": &t.dims[..], "bytes": t.n_bytes }))
+            .collect();
+        let metadata: serde_json::Map<_, _> =
+            metadata(&model).map(|(key, value)| (key, serde_json::Value::String(value))).collect();
+        let parts: serde_json::Map<_, _> = split.iter().map(|&(k, n)| (k.to_owned(), n.into())).collect();
+        let json = serde_json::json!({
+            "name": model.name(), "architecture": c.architecture, "parameters": params, "bytes": bytes,
+            "parameter_split": parts, "tied_embedding": tied, "bytes_per_token": model.bytes_per_token(),
+            "context": c.max_seq_len, "cache_bytes_per_token": per_token, "cache_bytes": in_all,
+            "windows": c.windows, "metadata": metadata, "tensors": list,
+        });
+        writeln!(out, "{json}")?;
+    } else {
+        writeln!(out, "{} ({})", model.name(), c.architecture)?;
+        for (key, value) in metadata(&model) {
+            writeln!(out, "  {key} = {value}")?;
+        }
+        writeln!(out, "\n{} tensors", tensors.len())?;
+        for t in tensors {
+            writeln!(out, "  {:<32} {:<5} {:?} {} bytes", t.name, t.format.name(), &t.dims[..], t.n_bytes)?;
+        }
+        writeln!(out, "\nparameters        {params}")?;
+        for (what, n) in split {
+            writeln!(out, "  {what:<15} {n}")?;
+        }
+        writeln!(out, "weights           {bytes} bytes")?;
+        writeln!(out, "tied embedding    {}", if tied { "yes" } else { "no" })?;
+        writeln!(out, "read per token    {} bytes", model.bytes_per_token())?;
+        writeln!(out, "context           {} tokens", c.max_seq_len)?;
+        writeln!(out, "cache, f16        {per_token} bytes per token, {in_all} bytes for the whole context")?;
+        let windowed = c.windows.iter().flatten().count();
+        writeln!(out, "windows           {windowed} of {} layers", c.n_layers)?;
+    }
+    out.flush()?;
+    if args.check { check(&model) } else { Ok(()) }
+}
+
+/// Where in the list of parts a tensor counts.
+fn part(name: &str) -> usize {
+    let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
+    match name {
+        _ if has(&["token_embd", "position_embd", "embed_tokens", "wte", "wpe"]) => 0,
+        _ if has(&["norm", "ln_"]) => 4,
+        _ if has(&["attn"]) => 1,
+        _ if has(&["ffn", "mlp"]) => 2,
+        _ if has(&["output", "lm_head"]) => 3,
+        _ => 4,
+    }
+}
+
+fn metadata(model: &Model) -> impl Iterator<Item = (String, String)> {
+    model.gguf().into_iter().flat_map(|gguf| gguf.metadata().iter()).map(|(key, value)| {
+        let text = match value {
+            Value::Array(array) => format!("[{}; {}]", array.element_type().name(), array.len()),
+            other => match (other.as_integer(), other.as_float()) {
+                (Some(n), _) => n.to_string(),
+                (_, Some(x)) => x.to_string(),
+                _ => format!("{other:?}").chars().take(120).collect(),
+            },
+        };
+        (key.to_owned(), text)
+    })
+}
+
+/// Dequantizes every matrix: a scale that is not finite makes values that are not.
+fn check(model: &Model) -> Result<()> {
+    let kernels = Kernels::new()?;
+    let mut bad = Vec::new();
+    for matrix in model.weights().matrices() {
+        let view = matrix.view(model.files())?;
+        let mut row = vec![0.0_f32; view.cols()];
+        for i in 0..view.rows() {
+            kernels.dequantize_row(&view, i, &mut row)?;
+            if row.iter().any(|x| !x.is_finite()) {
+                bad.push(format!("{} (row {i})", matrix.name()));
+                break;
+            }
+        }
+    }
+    if !bad.is_empty() {
+        bail!("weights that are not finite: {}", bad.join(", "));
+    }
+    crate::exit::say("check: every weight is finite");
+    Ok(())
+}

@@ -1,0 +1,177 @@
+//! Options that several subcommands share, under the names that llama.cpp gave them.
+
+mod generation;
+mod session;
+
+pub use generation::{GenerationArgs, PromptArgs, SamplingArgs, read_text};
+pub use session::{CacheTypeName, NumericsName, SessionArgs};
+
+use crate::catalogue;
+use crate::exit::{Usage, say};
+use crate::locate;
+use anyhow::Result;
+use gable_kernels::rope::RopeScaling;
+use gable_model::gguf::OverrideValue;
+use gable_model::model::{Model, OpenOptions};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+/// Which model, and what about it is to be different.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Model")]
+pub struct ModelArgs {
+    /// GGUF file, folder with config.json, name from `gable pull --list`, org/repo[:FILE] or name[:TAG] that another
+    /// program has downloaded
+    #[arg(short, long, value_name = "MODEL", env = "GABLE_MODEL", default_value = catalogue::DEFAULT_MODEL)]
+    pub model: String,
+    /// Pre-tokenizer, where the file's is wrong or unknown
+    #[arg(long, value_name = "NAME")]
+    pub pre: Option<String>,
+    /// Replaces a metadata value: KEY=int|float|bool|str:VALUE
+    #[arg(long, value_name = "KEY=TYPE:VALUE", value_parser = metadata_override)]
+    pub override_kv: Vec<(String, OverrideValue)>,
+    /// RoPE base frequency
+    #[arg(long, value_name = "BASE", value_parser = positive)]
+    pub rope_freq_base: Option<f32>,
+    /// RoPE frequencies are multiplied with this (1/N makes the context N times as long)
+    #[arg(long, value_name = "SCALE", value_parser = positive, conflicts_with = "rope_scale")]
+    pub rope_freq_scale: Option<f32>,
+    /// RoPE context scaling factor N, the same as --rope-freq-scale 1/N
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub rope_scale: Option<f32>,
+}
+
+impl ModelArgs {
+    /// Where the model lies; one of the catalogue is fetched if it is not there.
+    pub fn path(&self) -> Result<PathBuf> {
+        locate::model(&self.model)
+    }
+
+    /// What to open it with.
+    pub fn open_options(&self) -> OpenOptions {
+        let factor = self.rope_scale.or(self.rope_freq_scale.map(|scale| 1.0 / scale));
+        OpenOptions {
+            overrides: self.override_kv.clone(),
+            pre_tokenizer: self.pre.clone(),
+            rope_base: self.rope_freq_base,
+            rope_scaling: factor.map(|factor| RopeScaling::Linear { factor }),
+        }
+    }
+
+    /// Finds and opens it.
+    pub fn open(&self) -> Result<Arc<Model>> {
+        Ok(Arc::new(Model::open(&self.path()?, &self.open_options())?))
+    }
+}
+
+/// Number of threads.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Computation")]
+pub struct ThreadArgs {
+    /// Threads [default: physical cores this process may use]
+    #[arg(short, long, value_name = "N", env = "GABLE_THREADS", value_parser = count(1, 1024))]
+    pub threads: Option<usize>,
+}
+
+impl ThreadArgs {
+    /// As many as asked for, or as there are cores.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(gable_kernels::pool::default_threads)
+    }
+}
+
+/// Flags of llama.cpp that people type out of habit and that change nothing here.
+#[derive(Debug, clap::Args)]
+pub struct HabitArgs {
+    #[arg(long = "gpu-layers", visible_alias = "n-gpu-layers", value_name = "N", hide = true)]
+    gpu_layers: Option<String>,
+    #[arg(short = 'C', long = "cpu-mask", value_name = "MASK", hide = true)]
+    cpu_mask: Option<String>,
+    #[arg(long = "threads-batch", value_name = "N", hide = true)]
+    threads_batch: Option<usize>,
+    #[arg(long = "flash-attn", value_name = "STATE", num_args = 0..=1, hide = true)]
+    flash_attn: Option<Option<String>>,
+    #[arg(long, hide = true)]
+    no_mmap: bool,
+    #[arg(long, hide = true)]
+    mlock: bool,
+}
+
+impl HabitArgs {
+    /// Says on stderr what has no effect, and why.
+    pub fn say_what_is_ignored(&self, threads: usize) {
+        if self.gpu_layers.is_some() {
+            say("warning: -ngl has no effect: everything runs on the CPU");
+        }
+        if self.cpu_mask.is_some() {
+            say("note: -C has no effect: threads go where the system puts them; use taskset");
+        }
+        if self.threads_batch.is_some_and(|n| n != threads) {
+            say(&format!("note: -tb has no effect: prompts use the same {threads} threads as generation"));
+        }
+        if self.no_mmap || self.mlock {
+            say("note: --no-mmap and --mlock have no effect: weights are always read from the mapped file");
+        }
+    }
+}
+
+/// llama.cpp's options of one dash and several letters as long ones; everything else as it is.
+pub fn with_long_names(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
+    const LONG: [(&str, &str); 9] = [
+        ("-pg", "--pg"),
+        ("-tb", "--threads-batch"),
+        ("-ub", "--ubatch-size"),
+        ("-ctk", "--cache-type-k"),
+        ("-ctv", "--cache-type-v"),
+        ("-ngl", "--gpu-layers"),
+        ("-sys", "--system"),
+        ("-fa", "--flash-attn"),
+        ("-mg", "--main-gpu"),
+    ];
+    let mut options = true; // until `--`
+    args.map(|arg| {
+        options &= arg != "--";
+        let long = LONG.iter().find(|(short, _)| options && arg == *short);
+        long.map_or(arg, |(_, long)| long.into())
+    })
+    .collect()
+}
+
+/// A parser for numbers from `min` to `max`.
+pub fn count(
+    min: usize,
+    max: usize,
+) -> impl Fn(&str) -> Result<usize, String> + Clone + Send + Sync + 'static {
+    move |text| match text.parse::<usize>() {
+        Ok(n) if (min..=max).contains(&n) => Ok(n),
+        _ => Err(format!("allowed: {min} to {max}")),
+    }
+}
+
+fn positive(text: &str) -> Result<f32, String> {
+    match text.parse::<f32>() {
+        Ok(x) if x.is_finite() && x > 0.0 => Ok(x),
+        _ => Err("allowed: positive numbers".to_owned()),
+    }
+}
+
+fn metadata_override(text: &str) -> Result<(String, OverrideValue), String> {
+    OverrideValue::parse(text).map_err(|error| error.to_string())
+}
+
+/// An error about the command line.
+pub fn usage(text: impl Into<String>) -> anyhow::Error {
+    anyhow::Error::new(Usage(text.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn options_of_several_letters_become_long_ones_up_to_the_double_dash() {
+        let args = ["gable", "-tb", "2", "-ctk", "f16", "--", "-ub"];
+        let long = with_long_names(args.iter().map(std::ffi::OsString::from));
+        assert_eq!(long, ["gable", "--threads-batch", "2", "--cache-type-k", "f16", "--", "-ub"]);
+    }
+}

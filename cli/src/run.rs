@@ -1,0 +1,125 @@
+//! `gable run`: continues a text.
+//!
+//! The text goes to stdout as it comes. What was computed with, and how fast, goes to stderr.
+
+use crate::exit::{Interrupted, say};
+use crate::interrupt::Interrupt;
+use crate::options::{GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, usage};
+use anyhow::Result;
+use gable_kernels::Kernels;
+use gable_model::RunError;
+use gable_model::generate::{GenerateStats, StopReason, generate};
+use gable_model::sampler::Sampler;
+use gable_model::tokenizer::EncodeOptions;
+use std::io::Write;
+use std::ops::ControlFlow;
+use std::time::Duration;
+
+/// Options of `gable run`.
+#[derive(Debug, clap::Args)]
+pub struct RunArgs {
+    #[command(flatten)]
+    prompt: PromptArgs,
+    /// Prints the continuation alone
+    #[arg(long, help_heading = "Prompt")]
+    no_display_prompt: bool,
+    /// Reads names of control tokens in the prompt as those tokens
+    #[arg(long, visible_alias = "special", help_heading = "Prompt")]
+    parse_special: bool,
+    #[command(flatten)]
+    generation: GenerationArgs,
+    #[command(flatten)]
+    model: ModelArgs,
+    #[command(flatten)]
+    session: SessionArgs,
+    #[command(flatten)]
+    sampling: SamplingArgs,
+}
+
+/// Runs the command.
+pub fn run(args: &RunArgs) -> Result<()> {
+    let mut config = args.sampling.config()?;
+    let Some(prompt) = args.prompt.read()? else {
+        return Err(usage("no prompt; write it after the options, with -p, or with -f FILE"));
+    };
+    let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
+    let model = args.model.open()?;
+    let tokenizer = model.tokenizer();
+    args.generation.ban_end(&mut config, tokenizer);
+    let seed = config.seed;
+    let mut sampler = Sampler::new(config, model.config().vocab_size)?;
+    let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
+    let ids = without_final_eos(tokenizer.encode(&prompt, encode)?, tokenizer.adds_eos());
+    let mut session = args.session.session(&model)?;
+    let interrupt = Interrupt::watch()?;
+    session.set_cancel(interrupt.flag());
+    if ids.len() > session.max_positions() {
+        // Before the prompt is printed: nothing will follow it.
+        return Err(RunError::ContextFull { needed: ids.len(), max: session.max_positions() }.into());
+    }
+    say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
+
+    let mut out = Checked::new();
+    if !args.no_display_prompt {
+        let _ = out.write(&prompt);
+    }
+    let options = args.generation.options();
+    let (stats, pressed) = interrupt.during(|| {
+        generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |text| out.write(text))
+    });
+    let stats = stats?;
+    let _ = out.write("\n");
+    out.finish()?;
+    say_timings(&stats);
+    if stats.stop == StopReason::ContextFull {
+        say(&format!("the context of {} tokens is full; -c makes it longer", session.max_positions()));
+    }
+    if pressed { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// A prompt goes on, whatever the vocabulary wants to end texts with.
+fn without_final_eos(mut ids: Vec<u32>, adds_eos: bool) -> Vec<u32> {
+    if adds_eos {
+        ids.pop();
+    }
+    ids
+}
+
+/// Two lines: the prompt, the generated text.
+pub fn say_timings(stats: &GenerateStats) {
+    let line = |n: usize, what: &str, passes: usize, time: Duration| {
+        #[expect(clippy::cast_precision_loss, reason = "for people to read")]
+        let rate = passes as f64 / time.as_secs_f64().max(1e-9);
+        let seconds = time.as_secs_f64();
+        say(&format!("{n:>5} {what}: {seconds:.3} s, {rate:.2} tokens/s"));
+    };
+    line(stats.prompt_tokens, "prompt tokens processed", stats.prompt_tokens, stats.prompt_time);
+    line(stats.generated_tokens, "tokens generated", stats.decode_passes, stats.decode_time);
+}
+
+/// Stdout that remembers its first error and writes nothing after it.
+#[derive(Debug)]
+pub struct Checked {
+    out: std::io::Stdout,
+    result: std::io::Result<()>,
+}
+
+impl Checked {
+    /// Stdout.
+    pub fn new() -> Checked {
+        Checked { out: std::io::stdout(), result: Ok(()) }
+    }
+
+    /// Writes and flushes; `Break` once it has failed.
+    pub fn write(&mut self, text: &str) -> ControlFlow<()> {
+        if self.result.is_ok() {
+            self.result = self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush());
+        }
+        if self.result.is_ok() { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
+    }
+
+    /// The first error.
+    pub fn finish(self) -> std::io::Result<()> {
+        self.result
+    }
+}

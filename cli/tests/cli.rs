@@ -1,0 +1,271 @@
+//! The `gable` program as a user has it: what stands on stdout, what on stderr, and with which code it ends.
+//!
+//! The tests that need a model use those of `gable pull` where they are; without them they say so and pass.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+/// The model's file, or nothing, said aloud, where it is not in the cache.
+fn cached(id: &str) -> Option<String> {
+    let home = std::env::var_os("GABLE_HOME").map(PathBuf::from);
+    let home = home.unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache").join("gable"));
+    let path = home.join(format!("{id}.gguf"));
+    if !path.is_file() {
+        eprintln!("skipped: {id} is not in the cache; fetch it with `gable pull {id}`");
+        return None;
+    }
+    Some(path.to_string_lossy().into_owned())
+}
+
+fn gable(args: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_gable"));
+    command.args(args).stdin(Stdio::null()).env_remove("GABLE_MODEL").env_remove("GABLE_THREADS");
+    command
+}
+
+fn output(args: &[&str]) -> Output {
+    gable(args).output().unwrap()
+}
+
+/// Feeds `input` to stdin.
+fn talk(args: &[&str], input: &str) -> Output {
+    let mut child =
+        gable(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
+fn stdout(output: &Output) -> String {
+    String::from_utf8(output.stdout.clone()).unwrap()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8(output.stderr.clone()).unwrap()
+}
+
+/// Ends with `code` and says `words` on stderr, nothing on stdout.
+fn fails(output: &Output, code: i32, words: &[&str]) {
+    let err = stderr(output);
+    assert_eq!(output.status.code(), Some(code), "{err}");
+    assert!(output.stdout.is_empty(), "{}", stdout(output));
+    for word in words {
+        assert!(err.contains(word), "{err:?} lacks {word:?}");
+    }
+}
+
+/// A file or folder of its own, removed at the end.
+struct Scrap(PathBuf);
+
+impl Scrap {
+    fn new(name: &str) -> Scrap {
+        let path = std::env::temp_dir().join(format!("gable-cli-{}-{name}", std::process::id()));
+        Scrap(path)
+    }
+
+    fn file(name: &str, text: &str) -> Scrap {
+        let scrap = Scrap::new(name);
+        std::fs::write(&scrap.0, text).unwrap();
+        scrap
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for Scrap {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+        let _ = std::fs::remove_dir(&self.0);
+    }
+}
+
+const PROMPT: &str = "The quick brown fox";
+
+#[test]
+fn the_text_does_not_depend_on_the_number_of_threads() {
+    let Some(model) = cached("smollm2") else { return };
+    let run = |threads, more: &[&str]| {
+        let args = ["run", "-m", &model, "--temp", "0", "-n", "16", "-t", threads, PROMPT];
+        output(&[&args[..], more].concat())
+    };
+    let one = run("1", &[]);
+    assert!(one.status.success(), "{}", stderr(&one));
+    let text = stdout(&one);
+    assert!(text.starts_with(PROMPT) && text.ends_with('\n') && text.len() > PROMPT.len() + 10, "{text:?}");
+    for threads in ["2", "3"] {
+        assert_eq!(run(threads, &[]).stdout, one.stdout, "{threads} threads");
+    }
+    let strict = run("1", &["--strict", "-ub", "3", "-ctk", "f16"]);
+    assert!(strict.status.success(), "{}", stderr(&strict));
+    assert_eq!(strict.stdout, run("2", &["--strict"]).stdout, "a prompt in parts, strictly");
+    let bare = run("2", &["--no-display-prompt"]);
+    assert_eq!(format!("{PROMPT}{}", stdout(&bare)), text);
+}
+
+#[test]
+fn stderr_has_one_line_of_features_and_two_of_timings() {
+    let Some(model) = cached("smollm2") else { return };
+    let out = output(&["run", "-m", &model, "-n", "3", "-t", "2", "-s", "7", "-ngl", "99", PROMPT]);
+    let err = stderr(&out);
+    assert!(out.status.success(), "{err}");
+    let count = |word: &str| err.lines().filter(|line| line.contains(word)).count();
+    assert_eq!(count("threads 2, numerics fast, seed 7"), 1, "{err}");
+    assert_eq!((count("isa "), count("tokens/s"), count("-ngl has no effect")), (1, 2, 1), "{err}");
+}
+
+#[test]
+fn a_seed_repeats_the_draws_and_another_changes_them() {
+    let Some(model) = cached("smollm2") else { return };
+    let run =
+        |seed: &str| output(&["run", "-m", &model, "-n", "16", "-s", seed, "--temp", "1.5", PROMPT]).stdout;
+    let text = run("42");
+    assert_eq!(run("42"), text);
+    assert_ne!(run("43"), text);
+}
+
+#[test]
+fn generation_stops_before_a_reverse_prompt() {
+    let Some(model) = cached("smollm2") else { return };
+    let run = |more: &[&str]| {
+        let args = ["run", "-m", &model, "--temp", "0", "-n", "16", "--no-display-prompt", "-e"];
+        stdout(&output(&[&args[..], more, &["-p", "One\\nTwo\\nThree\\n"]].concat()))
+    };
+    let free = run(&[]);
+    let stop =
+        free.trim_end().chars().rev().take(3).collect::<Vec<_>>().into_iter().rev().collect::<String>();
+    let want = free.split(&stop).next().unwrap();
+    assert_eq!(run(&["-r", &stop]).trim_end_matches('\n'), want.trim_end_matches('\n'));
+}
+
+#[test]
+fn what_is_no_model_is_named() {
+    fails(&output(&["run", "-m", "/nonexistent/x.gguf", "x"]), 1, &["/nonexistent/x.gguf", "no such file"]);
+    fails(&output(&["run", "-m", "no-such-model", "x"]), 1, &["no-such-model", "smollm2", "ollama pull"]);
+    fails(&output(&["run", "-m", "no/such:Q4_0", "x"]), 1, &["hf download no/such"]);
+    let folder = Scrap::new("empty");
+    std::fs::create_dir(&folder.0).unwrap();
+    fails(&output(&["run", "-m", folder.path(), "x"]), 1, &["config.json", folder.path()]);
+    let page = Scrap::file("page.gguf", "<!DOCTYPE html><html><body>404</body></html>");
+    fails(&output(&["run", "-m", page.path(), "x"]), 1, &["HTML page", page.path()]);
+}
+
+#[test]
+fn a_wrong_command_line_ends_with_2() {
+    fails(&output(&["run", "--no-such-flag", "x"]), 2, &["--no-such-flag"]);
+    fails(&output(&["run", "--temp", "-1", "x"]), 2, &["temp"]);
+    fails(&output(&["run", "--top-p", "2", "x"]), 2, &["top-p is 2"]);
+    fails(&output(&["run", "--samplers", "top_x", "x"]), 2, &["top_x"]);
+    fails(&output(&["run", "-ctk", "f16", "-ctv", "q8_0", "x"]), 2, &["q8_0"]);
+    fails(&output(&["run"]), 2, &["no prompt"]);
+    fails(&output(&["run", "-t", "0", "x"]), 2, &["1 to 1024"]);
+}
+
+#[test]
+fn a_prompt_longer_than_the_context_is_refused() {
+    let Some(model) = cached("smollm2") else { return };
+    let long = "word ".repeat(40);
+    let out = output(&["run", "-m", &model, "-c", "16", &long]);
+    fails(&out, 1, &["41 tokens do not fit into a context of 16"]);
+}
+
+#[test]
+fn a_reader_who_leaves_ends_the_program_quietly() {
+    let Some(model) = cached("smollm2") else { return };
+    let mut child = gable(&["run", "-m", &model, "-n", "400", "--ignore-eos", "--no-display-prompt", PROMPT])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut reader = child.stdout.take().unwrap();
+    reader.read_exact(&mut [0; 4]).unwrap();
+    drop(reader);
+    let out = child.wait_with_output().unwrap();
+    let err = stderr(&out);
+    assert!(out.status.success() && !err.contains("panicked") && !err.contains("error"), "{err}");
+}
+
+#[cfg(unix)]
+#[test]
+fn ctrl_c_ends_with_130_after_the_text_so_far() {
+    let Some(model) = cached("smollm2") else { return };
+    let mut child =
+        gable(&["run", "-m", &model, "-n", "2000", "--ignore-eos", "--no-display-prompt", PROMPT])
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+    let mut reader = child.stdout.take().unwrap();
+    let mut text = vec![0; 4];
+    reader.read_exact(&mut text).unwrap();
+    let killed = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(killed.success());
+    reader.read_to_end(&mut text).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{}", stderr(&out));
+    assert!(text.ends_with(b"\n"));
+    assert_eq!(stderr(&out).lines().filter(|line| line.contains("tokens/s")).count(), 2);
+}
+
+#[test]
+fn a_chat_shows_the_exact_prompt_and_remembers_the_turns() {
+    let Some(model) = cached("smollm2") else { return };
+    let args =
+        ["chat", "-m", &model, "--system", "You're an apple.", "--show-prompt", "--temp", "0", "-n", "8"];
+    let out = talk(&args, "Give me a bunnn\n\n/clear\nGive me a bunnn\n/regen\nAnd now?\n/exit\n");
+    let (text, err) = (stdout(&out), stderr(&out));
+    assert!(out.status.success(), "{err}");
+    let first = "<|im_start|>system\nYou're an apple.<|im_end|>\n<|im_start|>user\nGive me a bunnn<|im_end|>\n\
+                 <|im_start|>assistant\n";
+    assert_eq!(err.matches(first).count(), 4, "{err}");
+    let replies: Vec<&str> = text.lines().collect();
+    assert!(replies.len() >= 4 && !text.contains("<|im_"), "{text:?}");
+    assert_eq!(replies.first(), replies.get(1), "/clear begins anew");
+    assert_eq!(replies.first(), replies.get(2), "/regen, greedily");
+    assert!(
+        err.contains("<|im_end|>\n<|im_start|>user\nAnd now?<|im_end|>\n<|im_start|>assistant\n"),
+        "{err}"
+    );
+}
+
+#[test]
+fn a_chat_that_keeps_its_cache_answers_as_one_that_begins_anew() {
+    let Some(model) = cached("smollm2") else { return };
+    let how = ["-m", &model, "--temp", "0", "-n", "12", "--numerics", "exact", "--strict"];
+    let args = [&["chat", "--show-prompt", "--system", "Be brief."], &how[..]].concat();
+    let kept = talk(&args, "What is the capital of France?\nAnd of Italy?\n");
+    // The second prompt holds the first turn. Read in one piece by another process, it must lead to the same reply.
+    let err = stderr(&kept);
+    let (_, prompt) = err.rsplit_once("<|im_start|>system").unwrap();
+    let prompt = format!("<|im_start|>system{}", prompt.strip_suffix('\n').unwrap());
+    let whole = ["run", "--parse-special", "--no-display-prompt", "-p", &prompt];
+    let anew = stdout(&output(&[&whole[..], &how[..]].concat()));
+    assert!(
+        stdout(&kept).ends_with(&anew) && anew.len() > 4,
+        "{:?} does not end with {anew:?}",
+        stdout(&kept)
+    );
+}
+
+#[test]
+fn a_user_cannot_write_control_tokens() {
+    let Some(model) = cached("smollm2") else { return };
+    let args = ["chat", "-m", &model, "--temp", "0", "-n", "4", "-c", "64"];
+    // As letters, the names are many tokens; as control tokens they would be a few.
+    let out = talk(&args, &format!("{}\n", "<|im_end|>".repeat(20)));
+    assert_eq!(out.status.code(), Some(1));
+    assert!(stderr(&out).contains("do not fit into a context of 64"), "{}", stderr(&out));
+}
+
+#[test]
+fn a_base_model_is_refused_unless_the_transcript_is_plain() {
+    let Some(model) = cached("gemma3") else { return };
+    fails(&talk(&["chat", "-m", &model], "hello\n"), 1, &["base model, no chat template", "--plain --names"]);
+    let plain = ["--plain", "--names", "User,Apple", "--system", "You're an apple.", "--show-prompt"];
+    let args = [&["chat", "-m", &model, "--temp", "0", "-n", "16"], &plain[..]].concat();
+    let out = talk(&args, "Give me a bunnn\n");
+    assert!(out.status.success(), "{}", stderr(&out));
+    assert!(stderr(&out).contains("You're an apple.\nUser: Give me a bunnn\nApple:"), "{}", stderr(&out));
+    assert!(!stdout(&out).contains("User:") && !stdout(&out).trim().is_empty(), "{:?}", stdout(&out));
+}
