@@ -29,6 +29,14 @@ from dataclasses import dataclass, field
 ALLOWED = [
     ("*", "vocabulary", "calls", 10_000, "compares the token's operations with their definitions: a check, not a kernel"),
     ("*", "vocabulary", "spills", 10_000, "as above"),
+    ("*", "attention_finish", "calls", 2, "copies the last few lanes of a head: once per head, not per key"),
+    ("*", "attention_weights", "calls", 2, "only for a tap: copies the last few lanes of a row"),
+    ("*", "attention_weights", "spills", 3, "only for a tap: the stack copy of the last few lanes"),
+    ("*", "cache_rows_*", "calls", 5, "appends a few rows to a page through a block in the stack; bound by its stores"),
+    ("*", "cache_rows_*", "spills", 100, "the block in the stack is written and read on purpose"),
+    ("*", "decode", "calls", 1, "copies the last few elements of a row of plain floats: once per row"),
+    ("AVX2*", "decode", "spills", 3, "scales of Q5_K and Q6_K at the edge of 16 registers; bound by memory, to be retiled"),
+    ("AVX2*", "attention_chunk_*", "spills", 5, "2 and 3 vectors of a score tile at the edge of 16 registers: to be retiled"),
 ]
 
 # Table -> (pattern of one instruction, how it is called in messages).

@@ -6,16 +6,13 @@ use std::io::{Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-/// The model's file, or nothing, said aloud, where it is not in the cache.
-fn cached(id: &str) -> Option<String> {
+/// The model's file. A test that needs it fails without it.
+fn cached(id: &str) -> String {
     let home = std::env::var_os("GABLE_HOME").map(PathBuf::from);
     let home = home.unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache").join("gable"));
     let path = home.join(format!("{id}.gguf"));
-    if !path.is_file() {
-        eprintln!("skipped: {id} is not in the cache; fetch it with `gable pull {id}`");
-        return None;
-    }
-    Some(path.to_string_lossy().into_owned())
+    assert!(path.is_file(), "{id} is not in the cache; fetch it with `gable pull {id}`");
+    path.to_string_lossy().into_owned()
 }
 
 fn gable(args: &[&str]) -> Command {
@@ -85,7 +82,7 @@ const PROMPT: &str = "The quick brown fox";
 
 #[test]
 fn the_text_does_not_depend_on_the_number_of_threads() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let run = |threads, more: &[&str]| {
         let args = ["run", "-m", &model, "--temp", "0", "-n", "16", "-t", threads, PROMPT];
         output(&[&args[..], more].concat())
@@ -106,7 +103,7 @@ fn the_text_does_not_depend_on_the_number_of_threads() {
 
 #[test]
 fn stderr_has_one_line_of_features_and_two_of_timings() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let out = output(&["run", "-m", &model, "-n", "3", "-t", "2", "-s", "7", "-ngl", "99", PROMPT]);
     let err = stderr(&out);
     assert!(out.status.success(), "{err}");
@@ -117,7 +114,7 @@ fn stderr_has_one_line_of_features_and_two_of_timings() {
 
 #[test]
 fn a_seed_repeats_the_draws_and_another_changes_them() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let run =
         |seed: &str| output(&["run", "-m", &model, "-n", "16", "-s", seed, "--temp", "1.5", PROMPT]).stdout;
     let text = run("42");
@@ -127,7 +124,7 @@ fn a_seed_repeats_the_draws_and_another_changes_them() {
 
 #[test]
 fn generation_stops_before_a_reverse_prompt() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let run = |more: &[&str]| {
         let args = ["run", "-m", &model, "--temp", "0", "-n", "16", "--no-display-prompt", "-e"];
         stdout(&output(&[&args[..], more, &["-p", "One\\nTwo\\nThree\\n"]].concat()))
@@ -164,7 +161,7 @@ fn a_wrong_command_line_ends_with_2() {
 
 #[test]
 fn a_prompt_longer_than_the_context_is_refused() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let long = "word ".repeat(40);
     let out = output(&["run", "-m", &model, "-c", "16", &long]);
     fails(&out, 1, &["41 tokens do not fit into a context of 16"]);
@@ -172,7 +169,7 @@ fn a_prompt_longer_than_the_context_is_refused() {
 
 #[test]
 fn a_reader_who_leaves_ends_the_program_quietly() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let mut child = gable(&["run", "-m", &model, "-n", "400", "--ignore-eos", "--no-display-prompt", PROMPT])
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -189,7 +186,7 @@ fn a_reader_who_leaves_ends_the_program_quietly() {
 #[cfg(unix)]
 #[test]
 fn ctrl_c_ends_with_130_after_the_text_so_far() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let mut child =
         gable(&["run", "-m", &model, "-n", "2000", "--ignore-eos", "--no-display-prompt", PROMPT])
             .stdout(Stdio::piped())
@@ -210,7 +207,7 @@ fn ctrl_c_ends_with_130_after_the_text_so_far() {
 
 #[test]
 fn a_chat_shows_the_exact_prompt_and_remembers_the_turns() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let args =
         ["chat", "-m", &model, "--system", "You're an apple.", "--show-prompt", "--temp", "0", "-n", "8"];
     let out = talk(&args, "Give me a bunnn\n\n/clear\nGive me a bunnn\n/regen\nAnd now?\n/exit\n");
@@ -231,7 +228,7 @@ fn a_chat_shows_the_exact_prompt_and_remembers_the_turns() {
 
 #[test]
 fn a_chat_that_keeps_its_cache_answers_as_one_that_begins_anew() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let how = ["-m", &model, "--temp", "0", "-n", "12", "--numerics", "exact", "--strict"];
     let args = [&["chat", "--show-prompt", "--system", "Be brief."], &how[..]].concat();
     let kept = talk(&args, "What is the capital of France?\nAnd of Italy?\n");
@@ -250,7 +247,7 @@ fn a_chat_that_keeps_its_cache_answers_as_one_that_begins_anew() {
 
 #[test]
 fn a_user_cannot_write_control_tokens() {
-    let Some(model) = cached("smollm2") else { return };
+    let model = cached("smollm2");
     let args = ["chat", "-m", &model, "--temp", "0", "-n", "4", "-c", "64"];
     // As letters, the names are many tokens; as control tokens they would be a few.
     let out = talk(&args, &format!("{}\n", "<|im_end|>".repeat(20)));
@@ -260,7 +257,7 @@ fn a_user_cannot_write_control_tokens() {
 
 #[test]
 fn a_base_model_is_refused_unless_the_transcript_is_plain() {
-    let Some(model) = cached("gemma3") else { return };
+    let model = cached("gemma3");
     fails(&talk(&["chat", "-m", &model], "hello\n"), 1, &["base model, no chat template", "--plain --names"]);
     let plain = ["--plain", "--names", "User,Apple", "--system", "You're an apple.", "--show-prompt"];
     let args = [&["chat", "-m", &model, "--temp", "0", "-n", "16"], &plain[..]].concat();

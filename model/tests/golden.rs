@@ -37,13 +37,20 @@ fn prompts_agree(name: &'static str, numerics: Numerics) {
             assert_eq!(encoded.unwrap(), tokens, "{name}: ids of prompt {n}");
             for phase in [Phase::Prompt, Phase::Decode] {
                 let what = format!("{name} {numerics:?} {} {phase:?} prompt {n}", kernels.isa());
-                let greedy = ids(&prompt["greedy_24"]);
+                let mut greedy = ids(&prompt["greedy_24"]);
+                if numerics == Numerics::Exact
+                    && (phase == Phase::Decode || kernels.isa() != Kernels::best().isa())
+                {
+                    greedy.truncate(3); // exact generation is slow; the passages cover the rest
+                }
                 let mut session = session(&model, kernels, numerics, tokens.len() + greedy.len(), 1);
                 let mut scores = match phase {
                     Phase::Prompt => log_softmax(session.prefill(&tokens).unwrap()),
                     Phase::Decode => {
                         let (last, before) = tokens.split_last().unwrap();
-                        before.iter().for_each(|t| drop(session.decode(*t).unwrap()));
+                        for token in before {
+                            session.decode(*token).unwrap();
+                        }
                         log_softmax(session.decode(*last).unwrap())
                     }
                 };
@@ -135,18 +142,18 @@ fn gemma3_prompts_fast() {
 
 #[test]
 fn smollm2_passage() {
-    passage_agrees("smollm2", "passage", Numerics::Exact, Phase::Prompt, 512, true);
+    passage_agrees("smollm2", "passage", Numerics::Exact, Phase::Prompt, 128, true);
     passage_agrees("smollm2", "passage", Numerics::Fast, Phase::Prompt, 512, true);
-    passage_agrees("smollm2", "passage", Numerics::Exact, Phase::Decode, 64, true);
-    passage_agrees("smollm2", "passage", Numerics::Fast, Phase::Decode, 128, true);
+    passage_agrees("smollm2", "passage", Numerics::Exact, Phase::Decode, 24, true);
+    passage_agrees("smollm2", "passage", Numerics::Fast, Phase::Decode, 512, false);
 }
 
 #[test]
 fn gemma3_passage() {
-    passage_agrees("gemma3", "passage", Numerics::Exact, Phase::Prompt, 128, true);
-    passage_agrees("gemma3", "passage", Numerics::Fast, Phase::Prompt, 256, true);
-    passage_agrees("gemma3", "passage", Numerics::Exact, Phase::Decode, 32, true);
-    passage_agrees("gemma3", "passage", Numerics::Fast, Phase::Decode, 64, true);
+    passage_agrees("gemma3", "passage", Numerics::Exact, Phase::Prompt, 64, true);
+    passage_agrees("gemma3", "passage", Numerics::Fast, Phase::Prompt, 512, false);
+    passage_agrees("gemma3", "passage", Numerics::Exact, Phase::Decode, 12, true);
+    passage_agrees("gemma3", "passage", Numerics::Fast, Phase::Decode, 512, false);
 }
 
 /// 1200 tokens: past Gemma's window of 512.
@@ -154,7 +161,7 @@ fn gemma3_passage() {
 fn long_passages() {
     for name in ["smollm2", "gemma3"] {
         passage_agrees(name, "passage_long", Numerics::Exact, Phase::Prompt, 1200, false);
-        passage_agrees(name, "passage_long", Numerics::Fast, Phase::Decode, 1200, false);
+        passage_agrees(name, "passage_long", Numerics::Fast, Phase::Prompt, 1200, false);
     }
 }
 

@@ -8,7 +8,7 @@ use gable_model::model::{Model, OpenOptions};
 use gable_model::session::{Session, SessionOptions};
 use serde_json::Value;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Where the golden data lie.
 pub const GOLDEN: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/data/golden");
@@ -33,8 +33,8 @@ pub fn cached(name: &str) -> PathBuf {
 
 /// A cached model, opened once per test program.
 pub fn model(name: &'static str) -> Arc<Model> {
-    static MODELS: OnceLock<std::sync::Mutex<Vec<(&'static str, Arc<Model>)>>> = OnceLock::new();
-    let mut models = MODELS.get_or_init(Default::default).lock().unwrap();
+    static MODELS: Mutex<Vec<(&str, Arc<Model>)>> = Mutex::new(Vec::new());
+    let mut models = MODELS.lock().unwrap();
     if let Some((_, model)) = models.iter().find(|(n, _)| *n == name) {
         return model.clone();
     }
