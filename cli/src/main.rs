@@ -1,5 +1,6 @@
 //! The `gable` command.
 #![forbid(unsafe_code)]
+#![allow(rustdoc::broken_intra_doc_links)] // doc comments are help texts, where brackets mean "optional"
 
 mod bench;
 mod catalogue;

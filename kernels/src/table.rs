@@ -1,6 +1,6 @@
 //! Dispatch as data: the only place where algorithms meet `#[target_feature]`.
 //!
-//! [`operations`] lists every leaf once. [`kernel_table`] stamps out one instruction set: a wrapper per leaf that
+//! `operations!` lists every leaf once. `kernel_table!` stamps out one instruction set: a wrapper per leaf that
 //! carries the features, a `cpu_has` test generated from the same feature list, and a static [`KernelTable`] of
 //! function pointers. If a feature is left out of a table's line, the token's constructor is no longer callable
 //! there and the crate does not compile.

@@ -5,7 +5,7 @@
 //!
 //! | danger | bound |
 //! |---|---|
-//! | deep nesting, long expression chains | [`scan`] before the parser sees them, source at most 256 KiB |
+//! | deep nesting, long expression chains | `scan` before the parser sees them, source at most 256 KiB |
 //! | endless loops, doubling strings | fuel: 1 000 000 steps, a step also paying for 64 bytes |
 //! | macros that call themselves | recursion limit of the engine |
 //! | `range(10**9)` | ranges of at most 100 000 numbers |

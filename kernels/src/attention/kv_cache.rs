@@ -67,7 +67,7 @@ struct LayerState {
     released: usize,
 }
 
-/// Keys and values of past positions, in pages. See the [module](self).
+/// Keys and values of past positions, in pages. See the module.
 pub struct KvCache {
     shape: CacheShape,
     pages: Pages,

@@ -10,7 +10,7 @@
 //! of the integer formats and rows that hold a NaN. The expected values of a problem are computed once and compared with
 //! each instruction set's, within the bound that the kernel documents.
 //!
-//! To add a kernel, write a function that fills a [`Sweep`] and name it in [`CHECKS`].
+//! To add a kernel, write a function that fills a `Sweep` and name it in `CHECKS`.
 
 mod attention;
 mod matmul;
