@@ -1,1 +1,50 @@
-//! Layer shapes shared by the benches.
+//! Layer shapes that the benches share, by the models they are of.
+
+use gable_kernels::quant::Format;
+
+/// A weight matrix of a real model.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer {
+    /// `model/matrix`
+    pub name: &'static str,
+    /// Outputs.
+    pub n: usize,
+    /// Inputs.
+    pub k: usize,
+    /// Element type in the usual file.
+    pub format: Format,
+}
+
+/// Matrices of the models that the figures are given for.
+pub const LAYERS: &[Layer] = &[
+    Layer { name: "smollm2/ffn_up", n: 1536, k: 576, format: Format::Q4_1 },
+    Layer { name: "smollm2/ffn_down", n: 576, k: 1536, format: Format::Q4_1 },
+    Layer { name: "gemma3-270m/ffn_down", n: 640, k: 2048, format: Format::Q6_K },
+    Layer { name: "qwen-1.5b/ffn_up", n: 8960, k: 1536, format: Format::Q4_K },
+];
+
+/// Bytes of a matrix with small scales: what the values are does not change the speed.
+pub fn weight_bytes(format: Format, n: usize, k: usize) -> Vec<u8> {
+    let row = format.row_bytes(k).unwrap_or(0);
+    let mut state = 1_u32;
+    let mut bytes: Vec<u8> = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+        (state >> 24) as u8
+    })
+    .take(n * row)
+    .collect();
+    // The f16 scales of a block, set to 2^-8.
+    let scales: &[usize] = match format {
+        Format::Q6_K => &[208],
+        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+        _ => &[0],
+    };
+    if format.is_block_quantized() {
+        for block in bytes.chunks_exact_mut(format.block_bytes()) {
+            for at in scales {
+                block[*at..at + 2].copy_from_slice(&0x1c00_u16.to_le_bytes());
+            }
+        }
+    }
+    bytes
+}

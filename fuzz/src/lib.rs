@@ -1,1 +1,122 @@
-//! Fuzz targets.
+//! Fuzz targets as plain functions: `cargo test` replays the corpus on stable, libFuzzer drives them behind the
+//! feature `libfuzzer`.
+//!
+//! A target takes any bytes and must return: a panic, an abort or a wrong answer is a finding.
+
+use gable_kernels::gemm::{Epilogue, Phase};
+use gable_kernels::quant::{Activations, Format, Forms, QuantWeights};
+use gable_kernels::{Kernels, MatMut, Team};
+use gable_model::chat_template::{ChatTemplate, Message};
+use gable_model::gguf::Gguf;
+use gable_model::tokenizer::{EncodeOptions, Tokenizer, VocabSource};
+
+/// A target and its name, which is also the name of its corpus folder.
+pub type Target = (&'static str, fn(&[u8]));
+
+/// Every target.
+pub const TARGETS: &[Target] = &[
+    ("gguf_parse", gguf_parse),
+    ("tokenizer", tokenizer),
+    ("chat_template", chat_template),
+    ("gemm_vs_reference", gemm_vs_reference),
+];
+
+/// Any bytes are a model file or an error, and every tensor lies inside the file.
+pub fn gguf_parse(data: &[u8]) {
+    if let Ok(gguf) = Gguf::from_bytes(data) {
+        for tensor in gguf.tensors() {
+            assert_eq!(gguf.tensor_bytes(tensor).len(), tensor.n_bytes, "{}", tensor.name);
+        }
+        for (key, value) in gguf.metadata().iter() {
+            let _ = format!("{key} = {value}");
+        }
+    }
+}
+
+/// A byte-level vocabulary of all bytes gives any text back.
+pub fn tokenizer(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    // The alphabet of byte-level vocabularies: printable bytes stand for themselves, the others for U+0100 and on.
+    let mut next = 0x100;
+    let spellings: Vec<String> = (0..=255_u8)
+        .map(|b| match b {
+            b'!'..=b'~' | 0xa1..=0xac | 0xae..=0xff => char::from(b).to_string(),
+            _ => {
+                next += 1;
+                char::from_u32(next - 1).map(String::from).unwrap_or_default()
+            }
+        })
+        .collect();
+    let source = VocabSource {
+        model: "gpt2",
+        pre: Some("llama-bpe"),
+        tokens: spellings.iter().map(|s| s.as_bytes()).collect(),
+        merges: Some(Vec::new()),
+        ..VocabSource::default()
+    };
+    let tokenizer = Tokenizer::from_vocab(source, None).expect("all bytes are a vocabulary");
+    let ids = tokenizer.encode(&text, EncodeOptions::default()).expect("short texts can be encoded");
+    assert_eq!(tokenizer.decode(&ids), text);
+}
+
+/// Any template compiles and renders within its bounds, or is refused.
+pub fn chat_template(data: &[u8]) {
+    let source = String::from_utf8_lossy(data);
+    if let Ok(template) = ChatTemplate::new(&source, "<s>", "</s>") {
+        let messages = [Message::new("system", "Be brief."), Message::new("user", "Hello {{ x }}")];
+        if let Ok(text) = template.render(&messages, true) {
+            assert!(text.len() <= 8 << 20);
+        }
+    }
+}
+
+/// Shapes and weights of the input's choice: every instruction set within the bound of the reference.
+pub fn gemm_vs_reference(data: &[u8]) {
+    let [format, m, n, blocks, rest @ ..] = data else { return };
+    let byte = |i: usize| rest.get(i % rest.len().max(1)).copied().unwrap_or(7);
+    let format = Format::ALL[usize::from(*format) % Format::ALL.len()];
+    let (m, n) = (usize::from(*m % 9), usize::from(*n % 70));
+    let k = usize::from(*blocks % 5) * format.block_len().max(32);
+    let row_bytes = format.row_bytes(k).expect("whole blocks");
+    let mut weights: Vec<u8> = (0..n * row_bytes).map(|i| byte(i).wrapping_add((i / 251) as u8)).collect();
+    // Exponents below 2^-2, so that no scale or float is infinite or NaN.
+    match format {
+        Format::F32 => weights.iter_mut().skip(3).step_by(4).for_each(|b| *b &= 0xbe),
+        Format::F16 | Format::BF16 => weights.iter_mut().skip(1).step_by(2).for_each(|b| *b &= 0xb3),
+        Format::Q6_K => weights.iter_mut().skip(209).step_by(210).for_each(|b| *b &= 0xb3),
+        _ => {
+            for block in weights.chunks_exact_mut(format.block_bytes()) {
+                block[1] &= 0xb3;
+                block[3] &= 0xb3;
+            }
+        }
+    }
+    let weights = QuantWeights::from_bytes(format, n, k, row_bytes, &weights).expect("made to fit");
+    let x: Vec<f32> = (0..m * k).map(|i| f32::from(byte(i + 11).cast_signed()) / 16.0).collect();
+    for kernels in Kernels::every_available() {
+        for phase in [Phase::Prompt, Phase::Decode] {
+            let mut a = Activations::new(m, k, Forms::EXACT);
+            let mut rows = a.begin(m, k).expect("made for it");
+            for i in 0..m {
+                rows.row_mut(i).copy_from_slice(&x[i * k..][..k]);
+            }
+            let mut out = vec![0.0_f32; m * n];
+            let view = MatMut::new(&mut out, m, n, n).expect("fits");
+            kernels
+                .matmul(&Team::serial(), phase, &a, &weights, Epilogue::default(), view)
+                .expect("shapes fit");
+            for i in 0..m {
+                let want = gable_kernels::reference::matmul::f32(&x[i * k..][..k], &weights);
+                for (j, want) in want.iter().enumerate() {
+                    let bound = (k + 4) as f64 * 6e-8 * want.magnitude + 1e-30;
+                    let got = f64::from(out[i * n + j]);
+                    assert!(
+                        (got - want.value).abs() <= bound,
+                        "{} {format} {phase:?} [{i}, {j}]",
+                        kernels.isa()
+                    );
+                }
+            }
+        }
+    }
+}

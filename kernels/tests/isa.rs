@@ -51,3 +51,22 @@ fn an_instruction_set_that_is_not_there_is_refused_with_the_list_of_those_that_a
     let message = Kernels::for_isa(missing).unwrap_err().to_string();
     assert!(message.contains(missing.name()) && message.contains("portable"), "{message}");
 }
+
+/// The table in the README is what the tables in the code say.
+#[test]
+fn the_readme_names_the_tiles_of_every_instruction_set() {
+    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
+    let row = |first: &str| -> Vec<String> {
+        let line = readme.lines().find(|l| l.starts_with(&format!("| {first}"))).unwrap();
+        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
+    };
+    let (names, cells, int8) = (row("kernel"), row("f32 tile"), row("int8 tile"));
+    assert_eq!(names[1..], Isa::ALL.map(|isa| isa.name().to_owned()));
+    for kernels in Kernels::every_available() {
+        let column = names.iter().position(|n| n == kernels.isa().name()).unwrap();
+        let tiles = kernels.tiles();
+        for (row, (mr, nv)) in [(&cells, tiles.cells), (&int8, tiles.int8)] {
+            assert_eq!(row[column], format!("{mr} x {}", 16 * nv), "{}", kernels.isa());
+        }
+    }
+}
