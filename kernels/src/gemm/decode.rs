@@ -245,21 +245,17 @@ fn bf16_dot<S: Simd>(s: S, row: &[u8], x: &[u16], k: usize) -> f32 {
     assert!(x.len() >= k.next_multiple_of(64) && row.len() >= 2 * k);
     let mut acc = [s.splat(0.0); 4];
     let whole = k / PAIRS;
+    let (w_at, x_at) = (row.as_ptr(), x.as_ptr().cast::<u8>());
     // SAFETY: vectors below `whole` are inside both rows.
     unsafe {
-        let product = |v: usize, acc| {
-            let w = row.as_ptr().add(v * 64);
-            s.prefetch(w.wrapping_add(AHEAD));
-            s.dot_bf16(acc, s.load_bytes(w), s.load_bytes(x.as_ptr().add(v * PAIRS).cast()))
-        };
         for quad in 0..whole / 4 {
-            acc[0] = product(4 * quad, acc[0]);
-            acc[1] = product(4 * quad + 1, acc[1]);
-            acc[2] = product(4 * quad + 2, acc[2]);
-            acc[3] = product(4 * quad + 3, acc[3]);
+            acc[0] = bf16_product(s, w_at, x_at, 4 * quad, acc[0]);
+            acc[1] = bf16_product(s, w_at, x_at, 4 * quad + 1, acc[1]);
+            acc[2] = bf16_product(s, w_at, x_at, 4 * quad + 2, acc[2]);
+            acc[3] = bf16_product(s, w_at, x_at, 4 * quad + 3, acc[3]);
         }
         for v in whole / 4 * 4..whole {
-            acc[0] = product(v, acc[0]);
+            acc[0] = bf16_product(s, w_at, x_at, v, acc[0]);
         }
     }
     if !k.is_multiple_of(PAIRS) {
@@ -273,4 +269,18 @@ fn bf16_dot<S: Simd>(s: S, row: &[u8], x: &[u16], k: usize) -> f32 {
         }
     }
     s.sum(s.add(s.add(acc[0], acc[1]), s.add(acc[2], acc[3])))
+}
+
+/// Adds the product of the vectors `v` of two rows of bf16.
+///
+/// # Safety
+/// Both rows must be readable for `v + 1` vectors of 64 bytes.
+#[inline(always)]
+unsafe fn bf16_product<S: Simd>(s: S, w: *const u8, x: *const u8, v: usize, acc: S::F32) -> S::F32 {
+    // SAFETY: the caller's promise; a prefetch may point anywhere.
+    unsafe {
+        let w = w.add(64 * v);
+        s.prefetch(w.wrapping_add(AHEAD));
+        s.dot_bf16(acc, s.load_bytes(w), s.load_bytes(x.add(64 * v)))
+    }
 }
