@@ -113,6 +113,20 @@ impl Problem {
         result
     }
 
+    /// On every instruction set, in both phases, with every form of activations that the shape has.
+    fn check_everywhere(&self) {
+        for kernels in Kernels::every_available() {
+            for phase in PHASES {
+                for forms in forms() {
+                    if forms.int8 && !self.k.is_multiple_of(32) {
+                        continue;
+                    }
+                    self.check(kernels, phase, forms);
+                }
+            }
+        }
+    }
+
     fn check(&self, kernels: Kernels, phase: Phase, forms: Forms) {
         let got = self.run(kernels, &Team::serial(), phase, forms);
         let leaf = if phase == Phase::Prompt { "prompt" } else { "decode" };
@@ -170,16 +184,7 @@ proptest! {
         let format = Format::ALL[format];
         let blocks = if format.block_len() == 256 { blocks / 7 } else { blocks };
         let problem = Problem::new(format, m, n, blocks, seed);
-        for kernels in Kernels::every_available() {
-            for phase in PHASES {
-                for forms in forms() {
-                    if forms.int8 && !problem.k.is_multiple_of(32) {
-                        continue;
-                    }
-                    problem.check(kernels, phase, forms);
-                }
-            }
-        }
+        problem.check_everywhere();
     }
 }
 
@@ -189,16 +194,7 @@ fn long_rows_match_the_reference() {
     for format in Format::ALL {
         let blocks = if format.block_len() == 1 { 300 } else { 1312_usize.div_ceil(format.block_len()) };
         let problem = Problem::new(format, 7, 70, blocks, 11);
-        for kernels in Kernels::every_available() {
-            for phase in PHASES {
-                for forms in forms() {
-                    if forms.int8 && !problem.k.is_multiple_of(32) {
-                        continue;
-                    }
-                    problem.check(kernels, phase, forms);
-                }
-            }
-        }
+        problem.check_everywhere();
     }
 }
 
