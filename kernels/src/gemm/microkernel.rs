@@ -13,6 +13,8 @@
 
 #![allow(unsafe_code)]
 
+use crate::quant::blocks::SPAN;
+use crate::quant::{factor_at, half_group_at};
 use crate::simd::{LANES, Simd};
 
 /// The largest MR of any table.
@@ -94,21 +96,21 @@ pub(crate) struct Int8Panel {
     pub(crate) min: *const f32,
     /// Sub-blocks.
     pub(crate) subs: usize,
-    /// Cells per sub-block: `SUB / 4`, hidden from the optimiser. Unrolled, the loads of all cells move to the front,
-    /// and accumulators are spilled.
-    pub(crate) cells_per_sub: usize,
+    /// Cells per half group: 4, hidden from the optimiser. Unrolled, the loads of all cells move to the front, and
+    /// accumulators are spilled.
+    pub(crate) cells_per_half: usize,
     /// What was added to every integer, and is taken off by way of the group sums.
     pub(crate) offset: i32,
 }
 
-/// `MR` rows of int8 groups, at the panel's first group.
+/// `MR` rows of int8 groups, at the stripe of the panel's first group.
 #[derive(Clone, Copy)]
 pub(crate) struct Int8Rows {
     pub(crate) q: *const i8,
     pub(crate) q_stride: usize,
-    pub(crate) scale: *const f32,
+    /// Scales and scaled sums: see [`factor_at`]. Rows are `2 group_stride` apart.
+    pub(crate) factors: *const f32,
     pub(crate) sum: *const i32,
-    pub(crate) scaled_sum: *const f32,
     pub(crate) group_stride: usize,
 }
 
@@ -158,34 +160,38 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
                     }
                 }
             }
-            for cell in 0..panel.cells_per_sub {
-                let mut w = [s.splat_cell(0); NV];
-                for v in 0..NV {
-                    w[v] = s.load_bytes(w_at.add(v * 64));
-                }
-                w_at = w_at.add(nr * 4);
-                for i in 0..MR {
-                    let q = a.q.add(i * a.q_stride + sub * K::SUB + 4 * cell);
-                    let q = s.splat_cell(q.cast::<u32>().read_unaligned());
+            for half in sub * K::SUB / 16..(sub + 1) * K::SUB / 16 {
+                let mut q_at = a.q.add(half_group_at(half / 2, half % 2));
+                for _ in 0..panel.cells_per_half {
+                    let mut w = [s.splat_cell(0); NV];
                     for v in 0..NV {
-                        acc[i][v] = if K::SIGNED {
-                            s.dot_i8i8(acc[i][v], w[v], q)
-                        } else {
-                            s.dot_u8i8(acc[i][v], w[v], q)
-                        };
+                        w[v] = s.load_bytes(w_at.add(v * 64));
                     }
+                    w_at = w_at.add(nr * 4);
+                    for i in 0..MR {
+                        let q = s.splat_cell(q_at.add(i * a.q_stride).cast::<u32>().read_unaligned());
+                        for v in 0..NV {
+                            acc[i][v] = if K::SIGNED {
+                                s.dot_i8i8(acc[i][v], w[v], q)
+                            } else {
+                                s.dot_u8i8(acc[i][v], w[v], q)
+                            };
+                        }
+                    }
+                    q_at = q_at.add(4);
                 }
             }
+            let factors = a.factors.add(factor_at(K::SUB, sub));
             for v in 0..NV {
                 let scale = s.load(panel.scale.add(sub * nr + v * LANES));
                 for i in 0..MR {
-                    let scale = s.mul(scale, s.splat(*a.scale.add(i * a.group_stride + sub)));
+                    let scale = s.mul(scale, s.splat(*factors.add(2 * i * a.group_stride)));
                     sum[i][v] = s.mul_add(s.from_i32(acc[i][v]), scale, sum[i][v]);
                 }
                 if K::HAS_MIN {
                     let min = s.load(panel.min.add(sub * nr + v * LANES));
                     for i in 0..MR {
-                        let scaled_sum = s.splat(*a.scaled_sum.add(i * a.group_stride + sub));
+                        let scaled_sum = s.splat(*factors.add(2 * i * a.group_stride + SPAN / K::SUB));
                         sum[i][v] = s.mul_add(min, scaled_sum, sum[i][v]);
                     }
                 }

@@ -211,7 +211,7 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                 scale: panel.scale.as_ptr(),
                 min: panel.min.as_ptr(),
                 subs: (to - from) / B::SUB,
-                cells_per_sub: std::hint::black_box(B::SUB / 4),
+                cells_per_half: std::hint::black_box(4),
                 offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },
             };
             for row in (0..out.rows()).step_by(MR) {
@@ -232,13 +232,11 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
 /// Rows of int8 activations from row `row` and value `from` on.
 #[inline(always)]
 fn int8_rows(job: &Job<'_>, groups: &Groups, row: usize, from: usize, sub: usize) -> Int8Rows {
-    let at = row * groups.stride + from / sub;
     Int8Rows {
         q: job.x.i8_row(row)[from..].as_ptr(),
         q_stride: job.x.stride(),
-        scale: groups.scale[at..].as_ptr(),
-        sum: groups.sum[at..].as_ptr(),
-        scaled_sum: groups.scaled_sum[at..].as_ptr(),
+        factors: groups.factors[2 * (row * groups.stride + from / sub)..].as_ptr(),
+        sum: groups.sum[row * groups.stride + from / sub..].as_ptr(),
         group_stride: groups.stride,
     }
 }
