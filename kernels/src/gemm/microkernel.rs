@@ -28,26 +28,35 @@ pub(crate) struct CellPanel {
     pub(crate) len: usize,
 }
 
-/// `c[i][..] += sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain of fused multiply-adds (or bf16
+/// A tile's outputs: `MR` rows of `NR`.
+#[derive(Clone, Copy)]
+pub(crate) struct TileC {
+    /// What the products are added to: the outputs themselves, or one row for all (stride 0).
+    pub(crate) start: *const f32,
+    pub(crate) start_stride: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) ldc: usize,
+}
+
+/// `c[i][..] = start[i][..] + sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain of fused multiply-adds (or bf16
 /// dot products) over k.
 ///
 /// # Safety
-/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `c` `MR` rows of `16 NV` f32 at `ldc`.
+/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `tile` `MR` rows of `16 NV` f32.
 #[inline(always)]
 pub(crate) unsafe fn tile_cells<S: Simd, const MR: usize, const NV: usize, const BF16: bool>(
     s: S,
     panel: CellPanel,
     a: *const u32,
     a_stride: usize,
-    c: *mut f32,
-    ldc: usize,
+    tile: TileC,
 ) {
     // SAFETY: all offsets are below the extents that the caller promised.
     unsafe {
         let mut acc = [[s.splat(0.0); NV]; MR];
         for i in 0..MR {
             for v in 0..NV {
-                acc[i][v] = s.load(c.add(i * ldc + v * LANES));
+                acc[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
             }
         }
         let mut w_at = panel.cells;
@@ -79,7 +88,7 @@ pub(crate) unsafe fn tile_cells<S: Simd, const MR: usize, const NV: usize, const
         }
         for i in 0..MR {
             for v in 0..NV {
-                s.store(c.add(i * ldc + v * LANES), acc[i][v]);
+                s.store(tile.c.add(i * tile.ldc + v * LANES), acc[i][v]);
             }
         }
     }
@@ -124,19 +133,18 @@ pub(crate) trait TileKind {
     const SIGNED: bool;
 }
 
-/// `c[i][..] += sum over sub-blocks of scale_a scale_w (integer dot product) + scaled_sum_a min_w`. The integer part is
+/// `c[i][..] = start[i][..] + sum over sub-blocks of scale_a scale_w (integer dot product) + scaled_sum_a min_w`. The integer part is
 /// exact; each output is one f32 chain over sub-blocks.
 ///
 /// # Safety
-/// `panel` must hold its sub-blocks for `16 NV` weight rows, `a` `MR` rows of as many groups of `SUB` values, `c` `MR`
-/// rows of `16 NV` f32 at `ldc`.
+/// `panel` must hold its sub-blocks for `16 NV` weight rows, `a` `MR` rows of as many groups of `SUB` values, `tile` `MR`
+/// rows of `16 NV` f32.
 #[inline(always)]
 pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: usize>(
     s: S,
     panel: Int8Panel,
     a: Int8Rows,
-    c: *mut f32,
-    ldc: usize,
+    tile: TileC,
 ) {
     let nr = NV * LANES;
     // SAFETY: all offsets are below the extents that the caller promised.
@@ -144,7 +152,7 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
         let mut sum = [[s.splat(0.0); NV]; MR];
         for i in 0..MR {
             for v in 0..NV {
-                sum[i][v] = s.load(c.add(i * ldc + v * LANES));
+                sum[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
             }
         }
         let mut w_at = panel.cells;
@@ -199,7 +207,7 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
         }
         for i in 0..MR {
             for v in 0..NV {
-                s.store(c.add(i * ldc + v * LANES), sum[i][v]);
+                s.store(tile.c.add(i * tile.ldc + v * LANES), sum[i][v]);
             }
         }
     }
