@@ -168,7 +168,7 @@ impl Problem {
 }
 
 fn forms() -> [Forms; 2] {
-    [Forms::EXACT, Forms { int8: true, bf16: true }]
+    [Forms::EXACT, Forms { int8: true, bf16: true, ..Forms::EXACT }]
 }
 
 proptest! {
@@ -362,6 +362,6 @@ fn wrong_shapes_are_refused_with_both_values() {
     assert_eq!(error.to_string(), "matmul: weights.cols is 32, but 64 is needed");
     assert_eq!(out, [1.0; 4]);
     assert!(x.begin(3, 64).is_err() && x.begin(1, 65).is_err());
-    let int8 = Forms { int8: true, bf16: false };
+    let int8 = Forms { int8: true, ..Forms::EXACT };
     assert!(kernels.prepare(&Team::serial(), &mut x, int8).unwrap_err().to_string().contains("forms"));
 }

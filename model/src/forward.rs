@@ -19,7 +19,7 @@ use gable_kernels::attention::{
     AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
 use gable_kernels::gemm::{Epilogue, Phase};
-use gable_kernels::quant::{Activations, Forms};
+use gable_kernels::quant::{Activations, Forms, Remainder};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 
 /// With which numbers the linear layers and attention compute.
@@ -28,16 +28,25 @@ use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 pub enum Numerics {
     /// f32 everywhere: activations, attention, cache. The yardstick.
     Exact,
-    /// int8 activations with one scale per 32 against quantized weights, bf16 against bf16 weights, f16 cache.
+    /// int8 activations with one scale per 32 against quantized weights, in two terms where a row has an outlier; bf16
+    /// against bf16 weights, f16 cache.
     Fast,
+    /// As `Fast`, with int8 activations in two terms throughout: about 16 bits.
+    Precise,
+    /// `Fast` for prompts, `Precise` for generation, which waits for memory in any case.
+    Auto,
 }
 
 impl Numerics {
     /// In which forms activations are made for these weights.
-    pub fn forms(self, weight: &WeightMatrix) -> Forms {
-        match self {
-            Numerics::Exact => Forms::EXACT,
-            Numerics::Fast => Forms::fast(weight.format()),
+    pub fn forms(self, phase: Phase, weight: &WeightMatrix) -> Forms {
+        let narrow = Forms::fast(weight.format());
+        match (self, phase) {
+            (Numerics::Exact, _) => Forms::EXACT,
+            (Numerics::Fast, _) | (Numerics::Auto, Phase::Prompt) => {
+                narrow.with_remainder(Remainder::Outliers)
+            }
+            (Numerics::Precise, _) | (Numerics::Auto, Phase::Decode) => narrow.with_remainder(Remainder::All),
         }
     }
 }
@@ -323,7 +332,7 @@ impl Pass<'_> {
         self.norm(&self.model.weights().output_norm, last, s.activations)?;
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let unembedding = self.model.weights().unembedding();
-        self.kernels.prepare(self.team, s.activations, self.numerics.forms(unembedding))?;
+        self.kernels.prepare(self.team, s.activations, self.numerics.forms(self.phase, unembedding))?;
         let view = unembedding.view(self.model.files())?;
         let out = logits.reborrow();
         self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
@@ -352,7 +361,8 @@ impl Pass<'_> {
 
     /// Makes the forms of the activations that these layers multiply with.
     fn prepare(&self, activations: &mut Activations, linears: &[&Linear]) -> Result<(), RunError> {
-        let forms = linears.iter().fold(Forms::EXACT, |f, l| f.union(self.numerics.forms(&l.weight)));
+        let forms =
+            linears.iter().fold(Forms::EXACT, |f, l| f.union(self.numerics.forms(self.phase, &l.weight)));
         Ok(self.kernels.prepare(self.team, activations, forms)?)
     }
 

@@ -5,6 +5,7 @@ use crate::config::{ModelConfig, Positions};
 use crate::forward::{Numerics, Row};
 use crate::model::Model;
 use gable_kernels::attention::{AttentionScratch, CacheRow};
+use gable_kernels::gemm::Phase;
 use gable_kernels::quant::{Activations, Forms};
 use gable_kernels::rope::RopeAngles;
 use gable_kernels::{Kernels, MatMut, MatRef};
@@ -111,7 +112,9 @@ impl Scratch {
         };
         let rows = |width: usize| vec![0.0; max_rows.saturating_mul(width)];
         let max_k = config.d_model.max(config.q_dim()).max(config.d_ff);
-        let forms = model.weights().matrices().fold(Forms::EXACT, |f, m| f.union(numerics.forms(m)));
+        let forms = model.weights().matrices().fold(Forms::EXACT, |f, m| {
+            f.union(numerics.forms(Phase::Prompt, m)).union(numerics.forms(Phase::Decode, m))
+        });
         let mut attention = AttentionScratch::new();
         attention.reserve(threads, max_rows, max_positions, config.n_heads, config.head_dim);
         let angles = match &config.positions {

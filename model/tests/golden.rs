@@ -20,9 +20,7 @@ struct Bounds {
 fn bounds(numerics: Numerics) -> Bounds {
     match numerics {
         Numerics::Exact => Bounds { logprob: 0.01, margin: 0.02 },
-        // The goal is 0.5. One prompt of smollm2 misses it: there, which way int8 activations round decides by up to a
-        // nat, so that even instruction sets with and without fused multiply-add differ (0.65 and 0.98 off).
-        _ => Bounds { logprob: 1.25, margin: 0.3 },
+        _ => Bounds { logprob: 0.5, margin: 0.3 },
     }
 }
 

@@ -50,6 +50,10 @@ pub struct SessionArgs {
 pub enum NumericsName {
     /// int8 activations against quantized weights, f16 cache
     Fast,
+    /// As fast, with activations of about 16 bits
+    Precise,
+    /// fast for prompts, precise for generation
+    Auto,
     /// f32 everywhere
     Exact,
 }
@@ -59,6 +63,8 @@ impl NumericsName {
     pub fn name(self) -> &'static str {
         match self {
             NumericsName::Fast => "fast",
+            NumericsName::Precise => "precise",
+            NumericsName::Auto => "auto",
             NumericsName::Exact => "exact",
         }
     }
@@ -68,6 +74,8 @@ impl From<NumericsName> for Numerics {
     fn from(name: NumericsName) -> Numerics {
         match name {
             NumericsName::Fast => Numerics::Fast,
+            NumericsName::Precise => Numerics::Precise,
+            NumericsName::Auto => Numerics::Auto,
             NumericsName::Exact => Numerics::Exact,
         }
     }

@@ -261,8 +261,33 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                 });
                 tile.close(out, rows, cols.clone());
             }
+            // Second terms, in runs of neighbouring rows.
+            let mut i = 0;
+            while i < job.x.remainders().len() {
+                let n = run_length(&job.x.remainders()[i..], MR);
+                let row = job.x.remainders()[i] as usize;
+                let rows = row..row + n;
+                let a = int8_rows(job, groups, job.x.rows() + i, from, B::SUB);
+                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr, None);
+                for_mr!(n, MR, |ROWS| {
+                    // SAFETY: as above; remainders are rows behind the rows.
+                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, tile.c) }
+                });
+                tile.close(out, rows, cols.clone());
+                i += n;
+            }
         }
     }
+}
+
+/// How many of these row numbers, `most` at most, follow each other from the first on.
+#[inline(always)]
+fn run_length(rows: &[u32], most: usize) -> usize {
+    let mut n = 1;
+    while n < rows.len().min(most) && rows[n] == rows[n - 1] + 1 {
+        n += 1;
+    }
+    n
 }
 
 /// Rows of int8 activations from row `row` and value `from` on.

@@ -488,7 +488,7 @@ impl Block for Q5_K {
 
     #[inline(always)]
     unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
-        let second = value % 256 != 0;
+        let second = !value.is_multiple_of(256);
         // SAFETY: half a block of the row.
         unsafe {
             let p = row.add(value / 256 * 176);
@@ -557,7 +557,7 @@ impl Block for Q6_K {
 
     #[inline(always)]
     unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
-        let second = usize::from(value % 256 != 0);
+        let second = usize::from(!value.is_multiple_of(256));
         let (nibble, upper_bits) = (s.splat_cell(0x0f0f_0f0f), s.splat_cell(0x3030_3030));
         // SAFETY: half a block of the row: 64 bytes of nibbles, 32 of upper bits.
         unsafe {

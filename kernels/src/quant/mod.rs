@@ -6,9 +6,11 @@ mod format;
 mod rows;
 mod weights;
 
-pub use activations::{Activations, Forms};
+pub use activations::{Activations, Forms, Remainder};
 pub use format::Format;
 pub use weights::QuantWeights;
 
-pub(crate) use activations::{Groups, QuantizedRow, factor_at, half_group_at, quantize_row, to_bf16_row};
+pub(crate) use activations::{
+    Groups, QuantizedRow, factor_at, half_group_at, quantize_remainder, quantize_row, to_bf16_row,
+};
 pub(crate) use rows::{dequantize_row, embed};

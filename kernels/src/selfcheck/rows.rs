@@ -35,7 +35,7 @@ pub(super) fn dequantize_row(sweep: &mut Sweep) {
 
 /// Activations to both forms.
 pub(super) fn prepare(sweep: &mut Sweep) {
-    const FORMS: Forms = Forms { int8: true, bf16: true };
+    const FORMS: Forms = Forms { int8: true, bf16: true, ..Forms::EXACT };
     let mut random = Random::new(11);
     for groups in sweep.choose(vec![1, 2, 9], (1..20).collect()) {
         let k = 32 * groups;

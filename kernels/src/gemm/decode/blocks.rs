@@ -21,16 +21,18 @@ const AHEAD: usize = 3072;
 pub(super) struct Int8<B>(std::marker::PhantomData<B>);
 
 impl<B: Block> Product for Int8<B> {
+    const TWO_TERMS: bool = true;
+
     #[inline(always)]
-    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> [f32; R] {
+    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
         let k = job.x.k();
         let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
         assert!(row.len() >= k / B::FORMAT.block_len() * B::FORMAT.block_bytes());
         let mut x = [Int8Row { q: std::ptr::null(), factors: std::ptr::null() }; R];
         for r in 0..R {
             let factors =
-                &groups.factors[2 * (i + r) * groups.stride..][..2 * k.next_multiple_of(SPAN) / B::SUB];
-            x[r] = Int8Row { q: job.x.i8_row(i + r).as_ptr(), factors: factors.as_ptr() };
+                &groups.factors[2 * i[r] * groups.stride..][..2 * k.next_multiple_of(SPAN) / B::SUB];
+            x[r] = Int8Row { q: job.x.i8_row(i[r]).as_ptr(), factors: factors.as_ptr() };
         }
         let mut total = [Sums::<S> { sum: [s.splat(0.0); 2], minimum: s.splat(0.0) }; R];
         let span_bytes = SPAN / 32 * B::FORMAT.block_bytes() * 32 / B::FORMAT.block_len();

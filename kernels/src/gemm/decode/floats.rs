@@ -44,7 +44,7 @@ macro_rules! terms {
 
         impl Product for $Name {
             #[inline(always)]
-            fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> [f32; R] {
+            fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
                 float_dots::<S, $Name, R>(s, job, row, i)
             }
         }
@@ -73,13 +73,13 @@ terms!(
 );
 
 #[inline(always)]
-fn float_dots<S: Simd, T: Terms, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> [f32; R] {
+fn float_dots<S: Simd, T: Terms, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
     let k = job.x.k();
     let bytes = T::VALUES * T::BYTES;
     assert!(row.len() >= k * T::BYTES);
     let mut x = [std::ptr::null::<T::X>(); R];
     for r in 0..R {
-        x[r] = T::x(job, i + r)[..k.next_multiple_of(T::VALUES)].as_ptr();
+        x[r] = T::x(job, i[r])[..k.next_multiple_of(T::VALUES)].as_ptr();
     }
     let mut acc = [[s.splat(0.0); 4]; R];
     let whole = k / T::VALUES;
@@ -122,13 +122,13 @@ pub(super) struct Widened;
 
 impl Product for Widened {
     #[inline(always)]
-    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> [f32; R] {
+    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
         const CHUNK: usize = 512;
         let (k, format) = (job.x.k(), job.weights.format());
         assert!(row.len() >= k / format.block_len() * format.block_bytes());
         let mut x = [std::ptr::null::<f32>(); R];
         for r in 0..R {
-            x[r] = job.x.f32_row(i + r)[..k.next_multiple_of(LANES)].as_ptr();
+            x[r] = job.x.f32_row(i[r])[..k.next_multiple_of(LANES)].as_ptr();
         }
         let mut buffer = [0.0_f32; CHUNK];
         let mut acc = [[s.splat(0.0); 4]; R];

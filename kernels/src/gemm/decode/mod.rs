@@ -39,25 +39,44 @@ pub(crate) fn decode<S: Simd>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
 /// A way to multiply a weight row with rows of activations. A trait and not a closure: a closure that the compiler
 /// chooses not to inline loses the instruction set, and every operation in it becomes a call.
 trait Product {
-    /// Products of the row with the rows `i..i + R` of x, each by the same operations whatever R is.
-    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: usize) -> [f32; R];
+    /// Whether rows of x may have a second term.
+    const TWO_TERMS: bool = false;
+    /// Products of the row with rows `i` of x, each by the same operations whatever R is.
+    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R];
 }
 
 /// Stores the product of every weight row with every row of x, with bias and residual.
 #[inline(always)]
 fn products<S: Simd, P: Product>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
     let rows = job.x.rows();
+    let remainders = if P::TWO_TERMS { job.x.remainders() } else { &[] };
     for j in 0..job.weights.rows() {
-        let mut i = 0;
-        if S::REGISTERS >= 32 {
-            while i + 4 <= rows {
-                store(job, out, i, j, P::dots::<S, 4>(s, job, job.weights.row(j), i));
+        let row = job.weights.row(j);
+        let (mut i, mut remainder) = (0, 0);
+        while i < rows {
+            // The next row with a second term, or the end.
+            let next = if remainder < remainders.len() { remainders[remainder] as usize } else { rows };
+            while S::REGISTERS >= 32 && i + 4 <= next {
+                store(job, out, i, j, P::dots::<S, 4>(s, job, row, [i, i + 1, i + 2, i + 3]));
                 i += 4;
             }
-        }
-        while i < rows {
-            store(job, out, i, j, P::dots::<S, 1>(s, job, job.weights.row(j), i));
-            i += 1;
+            while i < next {
+                store(job, out, i, j, P::dots::<S, 1>(s, job, row, [i]));
+                i += 1;
+            }
+            if i < rows {
+                let of_remainder = rows + remainder;
+                let terms = if S::REGISTERS >= 32 {
+                    P::dots::<S, 2>(s, job, row, [i, of_remainder])
+                } else {
+                    let ([first], [second]) =
+                        (P::dots::<S, 1>(s, job, row, [i]), P::dots::<S, 1>(s, job, row, [of_remainder]));
+                    [first, second]
+                };
+                store(job, out, i, j, [terms[0] + terms[1]]);
+                i += 1;
+                remainder += 1;
+            }
         }
     }
 }
