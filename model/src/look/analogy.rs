@@ -15,7 +15,7 @@ pub struct Expression {
 /// What an expression says.
 #[derive(Debug, Clone)]
 pub struct Analogy {
-    /// The words nearest to the left side by cosine, those of the expression left out.
+    /// The words nearest to the left side by cosine, those of the expression left out in every spelling.
     pub answers: Vec<Scored>,
     /// `cos(left, right)`, with both sides.
     pub sides: Option<f64>,
@@ -91,7 +91,10 @@ impl Look {
         let Expression { left, right } = expression;
         let dictionary = self.embeddings()?;
         let vector = self.sum(left)?;
-        let except: Vec<u32> = left.iter().map(|(_, word)| word.id).collect();
+        let mut except: Vec<u32> = Vec::new();
+        for (_, word) in left {
+            except.extend(self.spellings(word)?);
+        }
         let answers = dictionary.nearest(&vector, k.max(1), &except)?;
         let sides = if right.is_empty() { None } else { Some(cosine(&vector, &self.sum(right)?)) };
         let rank = match right.as_slice() {

@@ -34,6 +34,25 @@ impl Look {
         Err(RunError::NotOneToken { word: text.to_owned(), pieces })
     }
 
+    /// The tokens of a word in other spellings: with and without a space, in small, capital and all capital letters.
+    ///
+    /// # Errors
+    /// What encoding can fail with.
+    pub fn spellings(&self, word: &Word) -> Result<Vec<u32>, RunError> {
+        let small = word.text.to_lowercase();
+        let mut letters = small.chars();
+        let first = letters.next().map(|c| c.to_uppercase().collect::<String>()).unwrap_or_default();
+        let mut ids = vec![word.id];
+        for text in [format!("{first}{}", letters.as_str()), small.to_uppercase(), small, word.text.clone()] {
+            for text in [format!(" {text}"), text] {
+                if let [id] = self.model.tokenizer().encode(&text, EncodeOptions::default())?.as_slice() {
+                    ids.push(*id);
+                }
+            }
+        }
+        Ok(ids)
+    }
+
     /// What a token stands for, as text.
     pub fn piece(&self, id: u32) -> String {
         String::from_utf8_lossy(self.model.tokenizer().piece(id)).into_owned()
