@@ -283,10 +283,15 @@ fn a_page_is_one_file_that_asks_for_nothing() {
         "-o",
         Scrap::new("both.html").path(),
     ]);
+    assert_eq!(both["analogy"]["answers"][0][0], " queen");
     assert_eq!(both["vs"]["layers"].as_array().unwrap().len(), 30);
     assert_eq!(both["vs"]["next"][0], both["vs"]["next"][1], "a file does not differ from itself");
     refused(&["report", "x", "--vs", "gemma3", "-o", "/nowhere/x.html"], &["--vs", "another quantization"]);
     refused(&["report", &"word ".repeat(200), "-o", "/nowhere/x.html"], &["holds 96", "shorten"]);
+    refused(
+        &["report", "x", "--analogy", "niece - man", "-o", "/nowhere/x.html"],
+        &["\"niece\" is not one token"],
+    );
     refused(&["report", "text"], &["--output"]);
 }
 

@@ -19,7 +19,7 @@ const DIMENSIONS: usize = 6;
                   gable look analogy 'king - man + woman = queen' --svg queen.svg\n  \
                   gable look analogy 'Rome + Germany = Berlin + Italy'\n  \
                   gable look analogy -m gemma3 'uncle - man + woman'\n\n\
-                  Answers are the words nearest by cosine, those of the expression left out. It does not always work: \
+                  Answers are the words nearest by cosine, those of the expression left out in every spelling. It does not always work: \
                   try 'sushi - Japan + Italy = pizza'.",
     allow_negative_numbers = true
 )]

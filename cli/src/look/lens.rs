@@ -67,18 +67,21 @@ pub fn run(args: &LensArgs) -> Result<()> {
             let at = ids.get(position).map_or_else(String::new, |&id| piece(id));
             let title = format!("the vector of {at} on its way to {}", piece(target));
             writeln!(out, "{}", screen.strong(&title))?;
-            writeln!(out, "after   length  attention:ffn        rank  probability  would say")?;
+            // The bars go first where there is little room.
+            let bars: usize = if screen.width < 70 { 0 } else { 8 };
+            let update = fit("attention:ffn", bars.saturating_add(8));
+            writeln!(out, "after   length  {update}     rank  probability  would say")?;
             for l in &layers {
                 let share = l.update.map_or_else(String::new, |u| {
                     let attention = u.attention_share() * 100.0;
-                    format!("{} {attention:>3.0}:{:<3.0}", fit(&bar(attention / 100.0, 8), 8), 100.0 - attention)
+                    format!("{} {attention:>3.0}:{:<3.0}", fit(&bar(attention / 100.0, bars), bars), 100.0 - attention)
                 });
                 let (rank, p) = l.target.map_or((0, 0.0), |t| t);
                 let line = format!(
                     "{:>5}  {:>7.1}  {}  {rank:>7}  {:>11}  {}",
                     l.layer,
                     l.norm,
-                    fit(&share, 16),
+                    fit(&share, bars.saturating_add(8)),
                     percent(p),
                     guesses_line(&look, &l.top)
                 );
