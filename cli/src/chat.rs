@@ -4,7 +4,7 @@
 //! stays, and only the rest passes through the model.
 
 mod input;
-mod prompt;
+pub mod prompt;
 
 use crate::catalogue;
 use crate::exit::{Interrupted, say};

@@ -11,6 +11,7 @@ mod inspect;
 mod interrupt;
 mod locate;
 mod logits;
+mod look;
 mod npy;
 mod options;
 mod perplexity;
@@ -44,6 +45,8 @@ enum Command {
     Inspect(inspect::InspectArgs),
     /// Show the scores of the next token
     Logits(logits::LogitsArgs),
+    /// Look inside: vectors, attention, layers, predictions
+    Look(Box<look::LookArgs>),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Measure how well a text is foreseen
@@ -61,6 +64,7 @@ fn main() -> ExitCode {
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
+        Command::Look(args) => look::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Doctor(args) => doctor::run(&args),

@@ -140,10 +140,22 @@ pub enum RunError {
     /// A text that cannot be tokenized.
     #[error("tokenizer: {0}")]
     Tokenizer(String),
+    /// A word that is to be looked up has no vector of its own.
+    #[error("{word:?} is not one token but {}: {}; choose another word", pieces.len(), quoted(pieces))]
+    NotOneToken {
+        /// The word.
+        word: String,
+        /// What it is made of.
+        pieces: Vec<String>,
+    },
     /// A chat template failed while rendering.
     #[error("chat template: {0}")]
     Template(String),
     /// A kernel refused its arguments.
     #[error(transparent)]
     Kernel(#[from] gable_kernels::KernelError),
+}
+
+fn quoted(pieces: &[String]) -> String {
+    pieces.iter().map(|piece| format!("{piece:?}")).collect::<Vec<_>>().join(" ")
 }

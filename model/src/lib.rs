@@ -9,6 +9,7 @@ mod file_kind;
 pub mod forward;
 pub mod generate;
 pub mod gguf;
+pub mod look;
 // The only module with unsafe code: it maps files into memory.
 #[allow(unsafe_code)]
 pub mod mapped_file;

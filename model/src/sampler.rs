@@ -139,6 +139,28 @@ impl Sampler {
             }
             return stages::most_likely(&self.candidates).map(|c| c.id).ok_or(RunError::NoCandidate);
         }
+        self.apply_stages();
+        #[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
+        let uniform = (self.rng.next_u64() >> 11) as f64 * (-53f64).exp2();
+        stages::draw(&self.candidates, uniform).ok_or(RunError::NoCandidate)
+    }
+
+    /// The tokens that the stages leave to be drawn from, with their logits as the stages made them, in the order of ids.
+    /// With temperature 0 only the most likely one.
+    ///
+    /// Errors: as [`sample`](Sampler::sample).
+    pub fn candidates(&mut self, logits: &[f32]) -> Result<impl Iterator<Item = (u32, f32)>, RunError> {
+        self.load(logits)?;
+        if self.config.temperature == 0.0 {
+            let best = stages::most_likely(&self.candidates).map(|c| c.id);
+            self.candidates.retain(|c| Some(c.id) == best);
+        } else {
+            self.apply_stages();
+        }
+        Ok(self.candidates.iter().map(|c| (c.id, c.logit)))
+    }
+
+    fn apply_stages(&mut self) {
         for at in 0..self.config.order.len() {
             let Some(stage) = self.config.order.get(at).copied() else { break };
             match stage {
@@ -149,9 +171,6 @@ impl Sampler {
                 Stage::Temperature => stages::temperature(&mut self.candidates, self.config.temperature),
             }
         }
-        #[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
-        let uniform = (self.rng.next_u64() >> 11) as f64 * (-53f64).exp2();
-        stages::draw(&self.candidates, uniform).ok_or(RunError::NoCandidate)
     }
 
     /// Fills the candidates, biases added, without what is ruled out.
