@@ -98,6 +98,32 @@ fn every_part_runs_exactly_once() {
 }
 
 #[test]
+fn a_smaller_team_uses_the_first_threads_of_the_pool_and_no_others() {
+    let pool = Pool::new(4);
+    let of = |threads: usize| {
+        let seen = Mutex::new(Vec::new());
+        pool.enter_with(threads, |team| {
+            assert_eq!(team.threads(), threads);
+            assert_each_part_once(team, 100);
+            // With all of them waiting for each other, every thread of the team has one part.
+            meet(team, |_| seen.lock().unwrap().push(thread::current().id()));
+            // Many more parts than threads: whoever is free takes one, but nobody from outside of the team.
+            let known = seen.lock().unwrap().clone();
+            team.run(1000, &|_| assert!(known.contains(&thread::current().id())));
+        });
+        seen.into_inner().unwrap()
+    };
+    let all = of(4);
+    for threads in [1, 2, 3, 4] {
+        let some = of(threads);
+        assert_eq!(some.len(), threads);
+        assert!(some.iter().all(|id| all.contains(id)), "threads of the pool");
+    }
+    assert_eq!(pool.enter_with(0, |team| team.threads()), 1);
+    assert_eq!(pool.enter_with(5, |team| team.threads()), 4);
+}
+
+#[test]
 fn an_operation_sees_what_the_one_before_wrote() {
     let pool = Pool::new(3);
     let cells: Vec<AtomicUsize> = (0..40).map(|_| AtomicUsize::new(0)).collect();

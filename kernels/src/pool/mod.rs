@@ -76,11 +76,26 @@ impl Pool {
     /// microseconds to come, polling ones a tenth of one. Workers that get no work for a while fall asleep
     /// even inside; the next operation wakes them.
     pub fn enter<R>(&self, f: impl FnOnce(&Team<'_>) -> R) -> R {
-        if self.workers.len() == 0 {
+        self.enter_with(self.threads(), f)
+    }
+
+    /// The same with a team of at most `threads` threads, the caller among them; the other workers are left asleep.
+    ///
+    /// For work that gains nothing from all of them: a decoded token waits for memory, which fewer cores may use up.
+    ///
+    /// ```
+    /// # use gable_kernels::pool::Pool;
+    /// let pool = Pool::new(4);
+    /// assert_eq!(pool.enter_with(2, |team| team.threads()), 2);
+    /// assert_eq!(pool.enter_with(9, |team| team.threads()), pool.threads());
+    /// ```
+    pub fn enter_with<R>(&self, threads: usize, f: impl FnOnce(&Team<'_>) -> R) -> R {
+        let threads = threads.min(self.threads());
+        if threads <= 1 {
             return f(&Team::serial());
         }
-        self.workers.wake();
-        f(&Team::of(Runner::Pool(self)))
+        self.workers.wake(threads - 1);
+        f(&Team::of(Runner::Pool(self, threads)))
     }
 }
 
@@ -102,7 +117,8 @@ pub struct Team<'a> {
 #[derive(Clone, Copy)]
 enum Runner<'a> {
     Serial,
-    Pool(&'a Pool),
+    /// The pool, and how many of its threads, the caller included.
+    Pool(&'a Pool, usize),
     Host(&'a dyn ParallelFor),
 }
 
@@ -148,7 +164,7 @@ impl<'a> Team<'a> {
     pub fn threads(&self) -> usize {
         match self.runner {
             Runner::Serial => 1,
-            Runner::Pool(pool) => pool.threads(),
+            Runner::Pool(_, threads) => threads,
             Runner::Host(host) => host.threads().max(1),
         }
     }
@@ -167,7 +183,7 @@ impl<'a> Team<'a> {
             return;
         }
         match self.runner {
-            Runner::Pool(pool) if parts > 1 => pool.workers.run(parts, f),
+            Runner::Pool(pool, threads) if parts > 1 => pool.workers.run(threads, parts, f),
             Runner::Host(host) if parts > 1 => host::run(host, parts, f),
             _ => (0..parts).for_each(f),
         }
