@@ -605,7 +605,11 @@ fn bad_arguments_are_refused_with_both_values() {
     let error = KvCache::new(CacheShape { head_dim: 20, ..two_pages }).unwrap_err();
     assert_eq!(text(error), "KvCache::new: head_dim is 20; allowed: multiples of 8 up to 1024");
     let error = KvCache::new(CacheShape { max_pages: usize::MAX / 2, ..two_pages }).unwrap_err();
-    assert!(text(error).starts_with("no memory for a key-value cache"));
+    assert!(text(error).starts_with("no memory for the key-value cache"));
+    let error = KvCache::new(CacheShape { max_positions: usize::MAX, ..two_pages }).unwrap_err();
+    assert!(text(error).starts_with("no memory for the page table"));
+    let error = AttentionScratch::new().reserve(2, 100, usize::MAX, 64, 64).unwrap_err();
+    assert!(text(error).starts_with("no memory for attention's partial results"));
     let limit = CacheShape { max_positions: 10, ..two_pages };
     let mut world = World::new(kernels, limit, good);
     let s = world.cache.new_sequence().unwrap();

@@ -20,6 +20,7 @@
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef, for_rows};
+use crate::memory::zeros;
 use crate::pool::Team;
 use crate::quant::Format;
 use crate::quant::blocks::{SPAN, STRIPE};
@@ -27,6 +28,8 @@ use crate::simd::{LANES, Simd};
 
 /// Values per int8 group.
 pub(crate) const GROUP: usize = 32;
+/// What the memory is for.
+const WHAT: &str = "the activations of a batch";
 
 /// In which forms activations are kept, beside f32.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -67,8 +70,8 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    fn with_capacity(len: usize) -> Self {
-        Groups { stride: 0, factors: vec![0.0; 2 * len], sum: vec![0; len] }
+    fn with_capacity(len: usize) -> Result<Self, KernelError> {
+        Ok(Groups { stride: 0, factors: zeros(WHAT, len.saturating_mul(2))?, sum: zeros(WHAT, len)? })
     }
 
     fn rows_mut(&mut self, rows: usize) -> (MatMut<'_, f32>, MatMut<'_, i32>) {
@@ -121,22 +124,33 @@ fn groups_of(k: usize) -> usize {
 
 impl Activations {
     /// Room for `max_rows` rows of up to `max_k` values.
+    ///
+    /// # Panics
+    /// If there is no memory for them; [`try_new`](Activations::try_new) gives an error instead.
     pub fn new(max_rows: usize, max_k: usize, forms: Forms) -> Self {
-        let len = max_rows * stride_of(max_k);
-        let groups = if forms.int8 { max_rows * groups_of(max_k) } else { 0 };
-        Activations {
+        Self::try_new(max_rows, max_k, forms).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Room for `max_rows` rows of up to `max_k` values.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`] if the system refuses.
+    pub fn try_new(max_rows: usize, max_k: usize, forms: Forms) -> Result<Self, KernelError> {
+        let len = max_rows.saturating_mul(stride_of(max_k));
+        let groups = if forms.int8 { max_rows.saturating_mul(groups_of(max_k)) } else { 0 };
+        Ok(Activations {
             max_rows,
             max_k,
             rows: 0,
             k: 0,
             stride: 0,
             made: Forms::EXACT,
-            f32: vec![0.0; len],
-            i8: vec![0; if forms.int8 { len } else { 0 }],
-            bf16: vec![0; if forms.bf16 { len } else { 0 }],
-            by32: Groups::with_capacity(groups),
-            by16: Groups::with_capacity(2 * groups),
-        }
+            f32: zeros(WHAT, len)?,
+            i8: zeros(WHAT, if forms.int8 { len } else { 0 })?,
+            bf16: zeros(WHAT, if forms.bf16 { len } else { 0 })?,
+            by32: Groups::with_capacity(groups)?,
+            by16: Groups::with_capacity(groups.saturating_mul(2))?,
+        })
     }
 
     /// Starts a new set of `rows` rows of `k` values and gives the f32 rows to be filled.
