@@ -56,6 +56,15 @@ impl CacheShape {
     pub fn pages_for_all(&self) -> usize {
         self.max_positions.div_ceil(PAGE).saturating_mul(self.n_layers).saturating_mul(self.max_sequences)
     }
+
+    /// The pages that one layer of one sequence holds at most, if its rows attend to the last `window` positions only,
+    /// what they have left behind is [released](KvCache::release_before) before every call, and a call appends at most
+    /// `rows` positions.
+    pub fn pages_for_window(&self, window: usize, rows: usize) -> usize {
+        // From the first key of the first row, anywhere in its page, to the last row.
+        let reach = window.saturating_sub(1).saturating_add(rows).saturating_add(PAGE - 1);
+        reach.min(self.max_positions).div_ceil(PAGE)
+    }
 }
 
 /// One layer of one sequence.
