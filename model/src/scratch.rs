@@ -5,9 +5,10 @@ use crate::config::{ModelConfig, Positions};
 use crate::forward::{Numerics, Row};
 use crate::model::Model;
 use gable_kernels::attention::{AttentionScratch, CacheRow};
+use gable_kernels::memory::zeros;
 use gable_kernels::quant::{Activations, Forms};
-use gable_kernels::rope::RopeAngles;
-use gable_kernels::{Kernels, MatMut, MatRef};
+use gable_kernels::rope::{Rope, RopeAngles};
+use gable_kernels::{KernelError, Kernels, MatMut, MatRef};
 
 /// How large batches may become and how they are computed.
 #[derive(Debug, Clone, Copy)]
@@ -94,7 +95,7 @@ impl Scratch {
     /// Allocates everything.
     ///
     /// # Errors
-    /// [`RunError::Option`] if a limit is 0 or the buffers would be larger than the address space.
+    /// [`RunError::Option`] if the batch is empty, [`RunError::Kernel`] for buffers that there is no memory for.
     pub fn new(model: &Model, options: ScratchOptions) -> Result<Self, RunError> {
         let config = model.config();
         let ScratchOptions { kernels, numerics, strict, max_rows, max_logits, max_positions, threads } =
@@ -109,17 +110,21 @@ impl Scratch {
             gate_up: 2 * config.d_ff,
             vocab: config.vocab_size,
         };
-        let rows = |width: usize| vec![0.0; max_rows.saturating_mul(width)];
+        let rows = |width: usize| zeros("the rows of a batch", max_rows.saturating_mul(width));
         let max_k = config.d_model.max(config.q_dim()).max(config.d_ff);
         let forms = model.weights().matrices().fold(Forms::EXACT, |f, m| f.union(numerics.forms(m)));
         let mut attention = AttentionScratch::new();
-        attention.reserve(threads, max_rows, max_positions, config.n_heads, config.head_dim);
+        attention.reserve(threads, max_rows, max_positions, config.n_heads, config.head_dim)?;
         let angles = match &config.positions {
             Positions::Learned => None,
-            Positions::Rope { .. } => model.ropes().map(|(full, window)| Angles {
-                full: RopeAngles::new(full, max_rows),
-                window: window.map(|w| RopeAngles::new(w, max_rows)),
-            }),
+            Positions::Rope { .. } => {
+                let angles = |(full, window): (&Rope, Option<&Rope>)| {
+                    let full = RopeAngles::try_new(full, max_rows)?;
+                    let window = window.map(|w| RopeAngles::try_new(w, max_rows)).transpose()?;
+                    Ok::<_, KernelError>(Angles { full, window })
+                };
+                model.ropes().map(angles).transpose()?
+            }
         };
         Ok(Scratch {
             kernels,
@@ -131,16 +136,16 @@ impl Scratch {
             rows: 0,
             n_logits: 0,
             widths,
-            x: rows(widths.d_model),
-            qkv: rows(widths.qkv),
-            gate_up: rows(widths.gate_up),
-            block_out: rows(widths.d_model),
-            logits: vec![0.0; max_logits.saturating_mul(widths.vocab)],
-            activations: Activations::new(max_rows, max_k, forms),
+            x: rows(widths.d_model)?,
+            qkv: rows(widths.qkv)?,
+            gate_up: rows(widths.gate_up)?,
+            block_out: rows(widths.d_model)?,
+            logits: zeros("logits", max_logits.saturating_mul(widths.vocab))?,
+            activations: Activations::try_new(max_rows, max_k, forms)?,
             attention,
             angles,
-            positions: Vec::with_capacity(max_rows),
-            cache_rows: Vec::with_capacity(max_rows),
+            positions: room("the rows of a batch", max_rows)?,
+            cache_rows: room("the rows of a batch", max_rows)?,
         })
     }
 
@@ -216,6 +221,14 @@ impl Scratch {
             cache_rows: &self.cache_rows,
         }
     }
+}
+
+/// An empty list that can take `len` entries, or an error where there is no memory for them.
+pub(crate) fn room<T>(what: &'static str, len: usize) -> Result<Vec<T>, KernelError> {
+    let mut list = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    list.try_reserve_exact(len).map_err(|_| KernelError::Memory { what, bytes })?;
+    Ok(list)
 }
 
 /// The first `rows` rows of a buffer that was made for more.
