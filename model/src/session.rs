@@ -4,7 +4,7 @@ use crate::RunError;
 use crate::forward::{Batch, Numerics, Row, forward};
 use crate::model::Model;
 use crate::observer::Observer;
-use crate::scratch::{Scratch, ScratchOptions};
+use crate::scratch::{Scratch, ScratchOptions, room};
 use gable_kernels::attention::{CacheShape, CacheType, KvCache, SequenceId};
 use gable_kernels::gemm::Phase;
 use gable_kernels::{Kernels, MatRef, Pool};
@@ -28,6 +28,10 @@ pub struct SessionOptions {
     pub max_logits: usize,
     /// The cache's element type; `None` for the one that goes with the numerics.
     pub cache_type: Option<CacheType>,
+    /// Threads of the pool that read a prompt; `None` for all.
+    pub prompt_threads: Option<usize>,
+    /// Threads of the pool that generate; `None` for all.
+    pub decode_threads: Option<usize>,
 }
 
 impl SessionOptions {
@@ -41,6 +45,8 @@ impl SessionOptions {
             batch: 512,
             max_logits: 1,
             cache_type: None,
+            prompt_threads: None,
+            decode_threads: None,
         }
     }
 
@@ -67,6 +73,8 @@ pub struct Session {
     rows: Vec<Row>,
     batch: usize,
     max_positions: usize,
+    prompt_threads: usize,
+    decode_threads: usize,
     cancel: Option<Arc<AtomicBool>>,
 }
 
@@ -102,9 +110,12 @@ impl Session {
                 threads: pool.threads(),
             },
         )?;
-        let tokens = Vec::with_capacity(options.max_positions);
-        let rows = Vec::with_capacity(batch);
+        let tokens = room("the tokens of a session", options.max_positions)?;
+        let rows = room("the rows of a batch", batch)?;
         let max_positions = options.max_positions;
+        let threads = |n: Option<usize>| n.unwrap_or(pool.threads());
+        let (prompt_threads, decode_threads) =
+            (threads(options.prompt_threads), threads(options.decode_threads));
         Ok(Session {
             model,
             pool,
@@ -115,6 +126,8 @@ impl Session {
             rows,
             batch,
             max_positions,
+            prompt_threads,
+            decode_threads,
             cancel: None,
         })
     }
@@ -230,7 +243,11 @@ impl Session {
         let batch = Batch { phase, rows: &self.rows };
         let (model, cache, scratch) = (&*self.model, &mut self.cache, &mut self.scratch);
         let cancel = self.cancel.clone();
-        self.pool.enter(|team| match &cancel {
+        let threads = match phase {
+            Phase::Prompt => self.prompt_threads,
+            Phase::Decode => self.decode_threads,
+        };
+        self.pool.enter_with(threads, |team| match &cancel {
             Some(flag) => forward(&team.with_cancel(flag), model, cache, &batch, scratch, observer),
             None => forward(team, model, cache, &batch, scratch, observer),
         })?;
