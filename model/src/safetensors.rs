@@ -27,7 +27,7 @@ use safetensors::tensor::TensorInfo as Record;
 use serde::Deserialize;
 use serde::de::MapAccess;
 
-use crate::mapped_file::MappedFile;
+use crate::mapped_file::{Access, MappedFile};
 use crate::tensor_table::{Dims, TensorInfo, TensorTable};
 use crate::unique_keys::{Entry, UniqueMap};
 use crate::{LoadError, file_kind};
@@ -55,23 +55,32 @@ impl Safetensors {
     /// A file that cannot be read or is no safetensors file, a header that breaks the rules, an index that names
     /// other folders or does not agree with the files. Errors name the file, and the tensor.
     pub fn open(path: impl AsRef<Path>) -> Result<Safetensors, LoadError> {
+        Safetensors::open_with(path, Access::default())
+    }
+
+    /// The same with another way to bring the files into memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Safetensors::open`] and [`MappedFile::open_with`].
+    pub fn open_with(path: impl AsRef<Path>, access: Access) -> Result<Safetensors, LoadError> {
         let path = path.as_ref();
         if path.is_dir() {
             let index = path.join(INDEX_NAME);
             if index.exists() {
-                return Safetensors::open_index(&index);
+                return Safetensors::open_index(&index, access);
             }
             let single = path.join(SINGLE_NAME);
             if single.exists() {
-                return Safetensors::from_files(vec![MappedFile::open(&single)?]);
+                return Safetensors::from_files(vec![MappedFile::open_with(&single, access)?]);
             }
             let reason = format!("is a folder with neither {SINGLE_NAME} nor {INDEX_NAME} in it");
             return Err(LoadError::NotAModel { path: path.to_path_buf(), reason });
         }
         if path.to_str().is_some_and(|name| name.ends_with(".index.json")) {
-            return Safetensors::open_index(path);
+            return Safetensors::open_index(path, access);
         }
-        Safetensors::from_files(vec![MappedFile::open(path)?])
+        Safetensors::from_files(vec![MappedFile::open_with(path, access)?])
     }
 
     /// Parses files that are mapped already, or that lie in memory, as one model.
@@ -87,7 +96,7 @@ impl Safetensors {
         Ok(Safetensors { table: TensorTable::new(files, tensors, unreadable)? })
     }
 
-    fn open_index(path: &Path) -> Result<Safetensors, LoadError> {
+    fn open_index(path: &Path, access: Access) -> Result<Safetensors, LoadError> {
         let refuse = |reason: String| LoadError::NotAModel { path: path.to_path_buf(), reason };
         let text = MappedFile::open(path)?;
         if text.len() > MAX_INDEX_BYTES {
@@ -104,7 +113,7 @@ impl Safetensors {
         }
         let files = names
             .iter()
-            .map(|name| MappedFile::open(path.with_file_name(name)))
+            .map(|name| MappedFile::open_with(path.with_file_name(name), access))
             .collect::<Result<Vec<_>, LoadError>>()?;
         let model = Safetensors::from_files(files)?;
         let skipped: HashSet<&str> = model.table.unreadable().map(|(name, _)| name).collect();
