@@ -70,9 +70,10 @@ const HELP: &str = "/regen  another reply   /read FILE  a file's text, before yo
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Result<()> {
+    args.session.threads.placement.pin()?;
     let mut config = args.sampling.config()?;
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
-    let model = args.model.open()?;
+    let model = args.model.open_to_run()?;
     let form = form(&args.conversation, &model)?;
     args.generation.ban_end(&mut config, model.tokenizer());
     let seed = config.seed;
