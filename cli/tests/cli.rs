@@ -246,6 +246,20 @@ fn a_chat_that_keeps_its_cache_answers_as_one_that_begins_anew() {
 }
 
 #[test]
+fn a_reply_is_given_again_when_its_prompt_has_left_the_windows() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/gemma3/model.gguf");
+    let args = ["chat", "-m", model, "--plain", "--temp", "0", "-n", "100", "-c", "1024", "--ignore-eos"];
+    // The model's windows are of 8 positions, a page of the cache of 64: going back 100 is out of reach.
+    let input = format!("{}\n/regen\n", "A long message. ".repeat(30));
+    let windowed = talk(&args, &input);
+    assert!(windowed.status.success(), "{}", stderr(&windowed));
+    let text = stdout(&windowed);
+    let (first, second) = text.split_at(text.len() / 2);
+    assert!(first == second && first.len() > 50, "{text:?}");
+    assert_eq!(stdout(&talk(&[&args[..], &["--swa-full"]].concat(), &input)), text);
+}
+
+#[test]
 fn a_user_cannot_write_control_tokens() {
     let model = cached("smollm2");
     let args = ["chat", "-m", &model, "--temp", "0", "-n", "4", "-c", "64"];

@@ -41,6 +41,9 @@ pub struct SessionArgs {
     /// The same (-ctv); both must be equal
     #[arg(long, value_name = "TYPE", value_enum)]
     pub cache_type_v: Option<CacheTypeName>,
+    /// Keeps what sliding windows have left behind: more memory, but a reply can be taken back without reading again
+    #[arg(long)]
+    pub swa_full: bool,
     #[command(flatten)]
     pub habits: HabitArgs,
 }
@@ -91,6 +94,7 @@ impl SessionArgs {
         options.strict = self.strict;
         options.batch = self.batch_size.min(self.ubatch_size);
         options.cache_type = self.cache_type()?;
+        options.keep_all = self.swa_full;
         Ok(options)
     }
 
