@@ -2,7 +2,7 @@
 //!
 //! The tests that need a model use those of `gable pull` where they are; without them they say so and pass.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -203,6 +203,36 @@ fn ctrl_c_ends_with_130_after_the_text_so_far() {
     assert_eq!(out.status.code(), Some(130), "{}", stderr(&out));
     assert!(text.ends_with(b"\n"));
     assert_eq!(stderr(&out).lines().filter(|line| line.contains("tokens/s")).count(), 2);
+}
+
+/// The prompt is one that takes this build a good while: the program has to stop in the middle of it.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_reading_of_a_prompt() {
+    let model = cached("smollm2");
+    let prompt = "word ".repeat(4000);
+    let args =
+        ["run", "-m", &model, "-c", "0", "--no-display-prompt", "--numerics", "exact", "-t", "1", &prompt];
+    let mut child = gable(&args)
+        .env("GABLE_ISA", "portable")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("isa ") {
+        assert!(errors.read_line(&mut text).unwrap() > 0, "{text}");
+    }
+    // Until the prompt is begun, the program ends at once, without a word about what it has read.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    errors.read_to_string(&mut text).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{text}");
+    assert!(stdout(&out).trim().is_empty(), "nothing was generated");
+    let read = text.lines().find_map(|line| line.trim().split_once(" prompt tokens processed"));
+    assert!(read.is_none_or(|(n, _)| n.parse::<usize>().unwrap() < 4000), "{text}");
 }
 
 #[test]

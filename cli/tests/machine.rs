@@ -3,7 +3,8 @@
 #![cfg(target_os = "linux")]
 
 use std::io::{BufRead, BufReader, Read, Write};
-use std::path::Path;
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/llama/model.gguf");
@@ -89,6 +90,23 @@ fn a_cpu() -> u32 {
     list.split([',', '-']).next().unwrap().parse().unwrap()
 }
 
+/// A copy of the model, removed at the end.
+struct Copied(PathBuf);
+
+impl Copied {
+    fn new(name: &str) -> Copied {
+        let path = std::env::temp_dir().join(format!("gable-machine-{}-{name}.gguf", std::process::id()));
+        std::fs::copy(MODEL, &path).unwrap();
+        Copied(path)
+    }
+}
+
+impl Drop for Copied {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
 #[test]
 fn a_cpu_mask_holds_for_every_thread_and_decides_their_number() {
     let cpu = a_cpu();
@@ -167,4 +185,90 @@ fn a_locked_model_is_locked_or_the_limit_is_named() {
             "{error}"
         );
     }
+}
+
+fn cut(path: &Path) {
+    std::fs::File::options().write(true).open(path).unwrap().set_len(0).unwrap();
+}
+
+#[test]
+fn a_model_that_is_cut_short_while_mapped_ends_the_program_with_a_message() {
+    for threads in ["1", "3"] {
+        let model = Copied::new(&format!("cut-{threads}"));
+        let mut chat = Chat::start(&model.0, &["-t", threads]);
+        chat.converse("hello");
+        cut(&model.0);
+        chat.say("and now?");
+        let (status, _, errors) = chat.end();
+        assert_eq!(status.code(), Some(1), "{status}: {errors}");
+        assert!(errors.contains(model.0.to_str().unwrap()) && errors.contains("became shorter"), "{errors}");
+        assert_eq!(errors.matches("error:").count(), 1, "{errors}");
+    }
+}
+
+#[test]
+fn a_model_that_is_deleted_or_replaced_or_was_copied_goes_on() {
+    let mut undisturbed = Chat::start(Path::new(MODEL), &[]);
+    undisturbed.converse("hello");
+    undisturbed.converse("and now?");
+    let replies = undisturbed.end().1;
+
+    let disturb: [(&str, &[&str], fn(&Path)); 3] = [
+        ("deleted", &[], |path| std::fs::remove_file(path).unwrap()),
+        ("replaced", &[], |path| {
+            let other = path.with_extension("new");
+            std::fs::write(&other, "no model").unwrap();
+            std::fs::rename(other, path).unwrap();
+        }),
+        ("copied", &["--no-mmap"], cut),
+    ];
+    for (name, args, change) in disturb {
+        let model = Copied::new(name);
+        let mut chat = Chat::start(&model.0, args);
+        chat.converse("hello");
+        change(&model.0);
+        chat.converse("and now?");
+        let (status, out, errors) = chat.end();
+        assert!(status.success(), "{name}: {errors}");
+        assert_eq!(out, replies, "{name}");
+    }
+}
+
+#[test]
+fn a_bus_error_of_another_kind_kills_the_program_as_ever() {
+    let chat = Chat::start(Path::new(MODEL), &[]);
+    assert!(Command::new("kill").args(["-BUS", &chat.child.id().to_string()]).status().unwrap().success());
+    let (status, _, errors) = chat.end();
+    assert_eq!((status.code(), status.signal()), (None, Some(7)), "{errors}");
+    assert!(!errors.contains("error:"), "{errors}");
+}
+
+/// What `gable run` says on stderr with so many KiB of address space.
+fn run_within(kib: u32, args: &[&str]) -> String {
+    let script = format!("ulimit -v {kib}; exec \"$0\" run \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_gable")]).args(args).arg("hello");
+    let out = command.output().unwrap();
+    let error = String::from_utf8(out.stderr).unwrap();
+    assert_eq!(out.status.code(), Some(1), "{args:?}: {}: {error}", out.status);
+    error
+}
+
+#[test]
+fn too_little_memory_is_an_error_that_says_for_what() {
+    // A model of 64 MiB, as far as its length goes: the file is one hole.
+    let large = Copied::new("hole");
+    std::fs::File::options().write(true).open(&large.0).unwrap().set_len(64 << 20).unwrap();
+    let path = large.0.to_str().unwrap();
+    let error = run_within(50_000, &["-m", path]);
+    assert!(
+        error.contains(path) && error.contains("address space to map all of its 67108864 bytes"),
+        "{error}"
+    );
+    let error = run_within(50_000, &["-m", path, "--no-mmap"]);
+    assert!(error.contains(path) && error.contains("no memory for a copy of its 67108864 bytes"), "{error}");
+    let error = run_within(1_000_000, &["-m", MODEL, "-c", "16000000"]);
+    assert!(error.contains("no memory for the key-value cache (") && error.contains("context"), "{error}");
+    let error = run_within(100_000, &["-m", MODEL, "-c", "65536", "-b", "65536", "-ub", "65536"]);
+    assert!(error.contains("error: no memory for ") && error.contains("batch smaller"), "{error}");
 }
