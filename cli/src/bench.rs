@@ -250,6 +250,38 @@ impl Random {
 #[cfg(test)]
 mod unit {
     use super::*;
+    use gable_model::generate::{GenerateOptions, generate};
+    use gable_model::sampler::{Sampler, SamplerConfig};
+    use std::ops::ControlFlow;
+
+    /// What is measured is what users run: as many passes over as many rows with as many logits.
+    #[test]
+    fn a_test_calls_the_forward_pass_as_generation_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/llama/model.gguf");
+        let model = Arc::new(Model::open(path.as_ref(), &OpenOptions::default()).unwrap());
+        let mut options = SessionOptions::new(Kernels::best(), 100);
+        options.batch = 16;
+        let session = || Session::new(Arc::clone(&model), Arc::new(Pool::new(2)), options).unwrap();
+        for (prompt, generated) in [(7, 0), (40, 9), (1, 5)] {
+            let mut measured = session();
+            let test = Test { prompt, generate: generated, depth: 0 };
+            once(&mut measured, test, &mut Random(1, 100)).unwrap();
+
+            let mut run = session();
+            let ids: Vec<u32> = (0..100).take(prompt).collect();
+            let mut sampler = Sampler::new(SamplerConfig::default(), model.config().vocab_size).unwrap();
+            // The first token comes out of the prompt, the last is not read again.
+            let max_tokens = generated + 1;
+            let until = GenerateOptions { max_tokens, ignore_eos: true, ..GenerateOptions::default() };
+            let stats = generate(&mut run, model.tokenizer(), &mut sampler, &ids, &until, &mut |_| {
+                ControlFlow::Continue(())
+            });
+            assert_eq!(stats.unwrap().decode_passes, generated);
+            assert_eq!(measured.calls(), run.calls(), "{prompt} and {generated}");
+            assert_eq!(run.calls().rows as usize, prompt + generated);
+            assert_eq!(run.calls().passes as usize, prompt.div_ceil(16) + generated);
+        }
+    }
 
     #[test]
     fn lists_and_ranges_are_those_of_llama_bench() {

@@ -29,6 +29,17 @@ pub struct ScratchOptions {
     pub threads: usize,
 }
 
+/// How often the forward pass was called: whoever measures or looks must go the way that generation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Calls {
+    /// Batches.
+    pub passes: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Rows with logits.
+    pub logits: u64,
+}
+
 /// RoPE's angles of a batch's rows.
 #[derive(Debug)]
 pub(crate) struct Angles {
@@ -57,6 +68,7 @@ pub struct Scratch {
     max_positions: usize,
     rows: usize,
     n_logits: usize,
+    calls: Calls,
     widths: Widths,
     x: Vec<f32>,         // [rows, d_model]: the residual stream
     qkv: Vec<f32>,       // [rows, (n_heads + 2 n_kv_heads) * head_dim]
@@ -135,6 +147,7 @@ impl Scratch {
             max_positions,
             rows: 0,
             n_logits: 0,
+            calls: Calls::default(),
             widths,
             x: rows(widths.d_model)?,
             qkv: rows(widths.qkv)?,
@@ -177,6 +190,10 @@ impl Scratch {
             self.cache_rows.push((*row).into());
         }
         self.rows = rows.len();
+        let count = |n: &mut u64, more: usize| *n = n.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+        count(&mut self.calls.passes, 1);
+        count(&mut self.calls.rows, self.rows);
+        count(&mut self.calls.logits, self.n_logits);
         if let (Some(angles), Some((full, window))) = (&mut self.angles, model.ropes()) {
             angles.full.set(full, &self.positions)?;
             if let (Some(angles), Some(rope)) = (&mut angles.window, window) {
@@ -184,6 +201,11 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// Forward passes so far, those that were cancelled included.
+    pub fn calls(&self) -> Calls {
+        self.calls
     }
 
     /// Rows of the present batch.

@@ -4,7 +4,7 @@ use crate::RunError;
 use crate::forward::{Batch, Numerics, Row, forward};
 use crate::model::Model;
 use crate::observer::Observer;
-use crate::scratch::{Scratch, ScratchOptions, room};
+use crate::scratch::{Calls, Scratch, ScratchOptions, room};
 use crate::window;
 use gable_kernels::attention::{CacheShape, CacheType, KvCache, SequenceId};
 use gable_kernels::gemm::Phase;
@@ -159,6 +159,11 @@ impl Session {
     /// Keys and values of the tokens so far.
     pub fn cache(&self) -> &KvCache {
         &self.cache
+    }
+
+    /// Forward passes so far.
+    pub fn calls(&self) -> Calls {
+        self.scratch.calls()
     }
 
     /// Positions at most.
