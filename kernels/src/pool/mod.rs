@@ -114,6 +114,11 @@ pub struct Team<'a> {
     one_thread: PhantomData<*const ()>,
 }
 
+/// Relaxed: the flag guards no data, it only has to be seen soon.
+fn is_set(flag: Option<&AtomicBool>) -> bool {
+    flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
 #[derive(Clone, Copy)]
 enum Runner<'a> {
     Serial,
@@ -137,7 +142,8 @@ impl<'a> Team<'a> {
         Team::of(Runner::Host(host))
     }
 
-    /// The same team, which from the moment `flag` is set starts no further operation.
+    /// The same team, which from the moment `flag` is set starts no further operation and, in one that runs, no further
+    /// part beyond the first of each thread.
     ///
     /// ```
     /// # use gable_kernels::pool::Pool;
@@ -156,8 +162,7 @@ impl<'a> Team<'a> {
 
     /// Whether the cancel flag is set. Ask after an operation whether its result is to be believed.
     pub fn is_cancelled(&self) -> bool {
-        // Relaxed: the flag guards no data, it only has to be seen soon.
-        self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed))
+        is_set(self.cancel)
     }
 
     /// How many parts are worth making: the number of threads that may take some.
@@ -172,8 +177,8 @@ impl<'a> Team<'a> {
     /// Calls `f` with each of `0..parts` exactly once and returns when all calls have returned.
     ///
     /// The calls may happen on any threads of the team and in any order, one after another included. What
-    /// they wrote is visible to the caller. A team that [is cancelled](Team::is_cancelled) calls nothing; the
-    /// flag is looked at here, once per operation.
+    /// they wrote is visible to the caller. A team that [is cancelled](Team::is_cancelled) calls nothing, or, if that
+    /// happens meanwhile, not everything; the flag is looked at before the operation and between parts.
     ///
     /// # Panics
     /// If a part panicked, with the payload of the first that did, after the others have finished. (Serially,
@@ -183,9 +188,9 @@ impl<'a> Team<'a> {
             return;
         }
         match self.runner {
-            Runner::Pool(pool, threads) if parts > 1 => pool.workers.run(threads, parts, f),
+            Runner::Pool(pool, threads) if parts > 1 => pool.workers.run(threads, parts, self.cancel, f),
             Runner::Host(host) if parts > 1 => host::run(host, parts, f),
-            _ => (0..parts).for_each(f),
+            _ => (0..parts).take_while(|_| !self.is_cancelled()).for_each(f),
         }
     }
 }
