@@ -206,6 +206,9 @@ fn a_model_that_is_cut_short_while_mapped_ends_the_program_with_a_message() {
     }
 }
 
+/// What happens to a file.
+type Change = fn(&Path);
+
 #[test]
 fn a_model_that_is_deleted_or_replaced_or_was_copied_goes_on() {
     let mut undisturbed = Chat::start(Path::new(MODEL), &[]);
@@ -213,7 +216,7 @@ fn a_model_that_is_deleted_or_replaced_or_was_copied_goes_on() {
     undisturbed.converse("and now?");
     let replies = undisturbed.end().1;
 
-    let disturb: [(&str, &[&str], fn(&Path)); 3] = [
+    let disturb: [(&str, &[&str], Change); 3] = [
         ("deleted", &[], |path| std::fs::remove_file(path).unwrap()),
         ("replaced", &[], |path| {
             let other = path.with_extension("new");
