@@ -9,9 +9,10 @@ pub use report::cpu;
 
 use crate::exit::say;
 use crate::locate;
-use crate::options::{ThreadArgs, usage};
+use crate::options::{AccessArgs, PlacementArgs, usage};
 use anyhow::Result;
 use gable_kernels::attention::CacheType;
+use gable_kernels::pool::default_threads;
 use gable_kernels::{Kernels, Pool};
 use gable_model::forward::Numerics;
 use gable_model::model::{Model, OpenOptions};
@@ -46,6 +47,10 @@ pub struct BenchArgs {
     /// Numbers of threads [default: physical cores]
     #[arg(short, long, value_name = "LIST")]
     threads: Vec<String>,
+    #[command(flatten)]
+    placement: PlacementArgs,
+    #[command(flatten)]
+    access: AccessArgs,
     /// Tokens of a prompt that are read together at most
     #[arg(short, long, value_name = "N", default_value_t = 2048, value_parser = crate::options::count(1, 1 << 20))]
     batch_size: usize,
@@ -88,6 +93,7 @@ impl Test {
 
 /// Runs the command.
 pub fn run(args: &BenchArgs) -> Result<()> {
+    args.placement.pin()?;
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
     let types = (args.cache_type_k, args.cache_type_v);
     if matches!(types, (Some(k), Some(v)) if k != v) {
@@ -95,7 +101,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     }
     let tests = tests(args)?;
     let threads = match args.threads.is_empty() {
-        true => vec![ThreadArgs { threads: None }.threads()],
+        true => vec![default_threads()],
         false => list(&args.threads)?,
     };
     if threads.iter().any(|n| !(1..=1024).contains(n)) {
@@ -104,10 +110,12 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let mut rows = Vec::new();
     for name in &args.model {
         let path = locate::model(name)?;
-        let model = Arc::new(Model::open(&path, &OpenOptions::default())?);
+        let open = OpenOptions { access: args.access.access(), ..OpenOptions::default() };
+        let model = Arc::new(Model::open(&path, &open)?);
+        args.access.read_ahead(&model);
         for &n_threads in &threads {
-            let pool = Arc::new(Pool::new(n_threads));
             let mut options = SessionOptions::new(kernels, 1);
+            let pool = args.placement.pool(n_threads, &mut options);
             options.numerics = Numerics::from(args.numerics);
             options.batch = args.batch_size.min(args.ubatch_size);
             options.cache_type = types.0.or(types.1).map(|name| match name {
@@ -121,7 +129,8 @@ pub fn run(args: &BenchArgs) -> Result<()> {
                 args.numerics.name()
             ));
             let samples = measure(&model, &pool, options, &tests, args)?;
-            let about = About::new(&model, &path, &options, n_threads, (args.batch_size, args.ubatch_size));
+            let mut about = About::new(&model, &path, &options, (args.batch_size, args.ubatch_size));
+            about.use_mmap = !args.access.no_mmap;
             for (test, samples) in tests.iter().zip(samples) {
                 rows.push(Measured::new(about.clone(), (test.prompt, test.generate, test.depth), samples));
             }
@@ -241,6 +250,38 @@ impl Random {
 #[cfg(test)]
 mod unit {
     use super::*;
+    use gable_model::generate::{GenerateOptions, generate};
+    use gable_model::sampler::{Sampler, SamplerConfig};
+    use std::ops::ControlFlow;
+
+    /// What is measured is what users run: as many passes over as many rows with as many logits.
+    #[test]
+    fn a_test_calls_the_forward_pass_as_generation_does() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/llama/model.gguf");
+        let model = Arc::new(Model::open(path.as_ref(), &OpenOptions::default()).unwrap());
+        let mut options = SessionOptions::new(Kernels::best(), 100);
+        options.batch = 16;
+        let session = || Session::new(Arc::clone(&model), Arc::new(Pool::new(2)), options).unwrap();
+        for (prompt, generated) in [(7, 0), (40, 9), (1, 5)] {
+            let mut measured = session();
+            let test = Test { prompt, generate: generated, depth: 0 };
+            once(&mut measured, test, &mut Random(1, 100)).unwrap();
+
+            let mut run = session();
+            let ids: Vec<u32> = (0..100).take(prompt).collect();
+            let mut sampler = Sampler::new(SamplerConfig::default(), model.config().vocab_size).unwrap();
+            // The first token comes out of the prompt, the last is not read again.
+            let max_tokens = generated + 1;
+            let until = GenerateOptions { max_tokens, ignore_eos: true, ..GenerateOptions::default() };
+            let stats = generate(&mut run, model.tokenizer(), &mut sampler, &ids, &until, &mut |_| {
+                ControlFlow::Continue(())
+            });
+            assert_eq!(stats.unwrap().decode_passes, generated);
+            assert_eq!(measured.calls(), run.calls(), "{prompt} and {generated}");
+            assert_eq!(run.calls().rows as usize, prompt + generated);
+            assert_eq!(run.calls().passes as usize, prompt.div_ceil(16) + generated);
+        }
+    }
 
     #[test]
     fn lists_and_ranges_are_those_of_llama_bench() {

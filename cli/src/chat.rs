@@ -70,9 +70,10 @@ const HELP: &str = "/regen  another reply   /read FILE  a file's text, before yo
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Result<()> {
+    args.session.threads.placement.pin()?;
     let mut config = args.sampling.config()?;
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
-    let model = args.model.open()?;
+    let model = args.model.open_to_run()?;
     let form = form(&args.conversation, &model)?;
     args.generation.ban_end(&mut config, model.tokenizer());
     let seed = config.seed;
@@ -237,15 +238,8 @@ impl Chat<'_> {
     }
 
     /// Forgets what the session holds beyond the tokens that it has in common with `ids`, and gives the rest of them.
-    /// One is always left: the scores of the next token come from a pass.
     fn keep_common<'i>(&mut self, ids: &'i [u32]) -> Result<&'i [u32]> {
-        let common = self.session.tokens().iter().zip(ids).take_while(|(a, b)| a == b).count();
-        let mut common = common.min(ids.len().saturating_sub(1));
-        if self.session.truncate(common).is_err() {
-            // A layer with a sliding window has given back what would be needed.
-            common = 0;
-            self.session.truncate(0)?;
-        }
+        let common = self.session.keep_common(ids)?;
         let (kept, new) = ids.split_at_checked(common).unwrap_or((&[], ids));
         self.sampler.forget();
         for &id in kept {

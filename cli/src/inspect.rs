@@ -3,9 +3,14 @@
 use crate::options::ModelArgs;
 use anyhow::{Result, bail};
 use gable_kernels::Kernels;
+use gable_kernels::attention::{CacheShape, CacheType, PAGE};
 use gable_model::gguf::Value;
 use gable_model::model::Model;
+use gable_model::window;
 use std::io::Write;
+
+/// Tokens of a prompt that are read together unless asked for otherwise.
+const BATCH: usize = 512;
 
 /// Options of `gable inspect`.
 #[derive(Debug, clap::Args)]
@@ -38,12 +43,19 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     }
     let params: usize = tensors.iter().fold(0, |n, t| n.saturating_add(t.dims.elements()));
     let bytes: usize = tensors.iter().fold(0, |n, t| n.saturating_add(t.n_bytes));
-    // Keys and values as halves; a layer with a window keeps no more than it.
+    // Keys and values as halves; a layer with a window keeps no more than it and a batch.
     let per_layer = c.kv_dim().saturating_mul(2).saturating_mul(2);
     let per_token = per_layer.saturating_mul(c.n_layers);
-    let in_all = c.windows.iter().fold(0_usize, |n, w| {
-        n.saturating_add(per_layer.saturating_mul(w.unwrap_or(usize::MAX).min(c.max_seq_len)))
-    });
+    let shape = CacheShape {
+        n_layers: c.n_layers,
+        n_kv_heads: c.n_kv_heads,
+        head_dim: c.head_dim,
+        cache_type: CacheType::F16,
+        max_positions: c.max_seq_len,
+        max_sequences: 1,
+        max_pages: 0,
+    };
+    let in_all = window::max_pages(c, &shape, BATCH).saturating_mul(PAGE).saturating_mul(per_layer);
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     if args.json {
         let list: Vec<_> = tensors

@@ -42,7 +42,8 @@ pub struct LogitsArgs {
 
 /// Runs the command.
 pub fn run(args: &LogitsArgs) -> Result<()> {
-    let model = args.model.open()?;
+    args.session.threads.placement.pin()?;
+    let model = args.model.open_to_run()?;
     let tokenizer = model.tokenizer();
     let ids = match (&args.ids, args.prompt.read()?) {
         (Some(path), _) => read_ids(path)?,
@@ -56,7 +57,8 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
     }
     let mut options = args.session.session_options(&model)?;
     options.max_logits = if args.all { ROWS } else { 1 };
-    let mut session = Session::new(Arc::clone(&model), args.session.pool(), options)?;
+    let pool = args.session.threads.pool(&mut options);
+    let mut session = Session::new(Arc::clone(&model), pool, options)?;
     let last = match &args.output {
         Some(path) => write_all(&mut session, &ids, path).with_context(|| path.display().to_string())?,
         None => session.prefill(&ids)?.to_vec(),

@@ -1,5 +1,5 @@
 //! The `gable` command.
-#![forbid(unsafe_code)]
+#![deny(unsafe_code)]
 #![allow(rustdoc::broken_intra_doc_links)] // doc comments are help texts, where brackets mean "optional"
 
 mod bench;
@@ -17,6 +17,9 @@ mod options;
 mod perplexity;
 mod pull;
 mod run;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)] // a signal handler
+mod sigbus;
 mod statistics;
 mod tokenize;
 
@@ -56,6 +59,8 @@ enum Command {
 }
 
 fn main() -> ExitCode {
+    #[cfg(target_os = "linux")]
+    sigbus::watch();
     let args = options::with_long_names(std::env::args_os());
     exit::code(match Cli::parse_from(args).command {
         Command::Pull(args) => pull::run(&args),

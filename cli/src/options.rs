@@ -1,9 +1,11 @@
 //! Options that several subcommands share, under the names that llama.cpp gave them.
 
 mod generation;
+mod machine;
 mod session;
 
 pub use generation::{GenerationArgs, PromptArgs, SamplingArgs, read_text};
+pub use machine::{AccessArgs, PlacementArgs, ThreadArgs};
 pub use session::{CacheTypeName, NumericsName, SessionArgs};
 
 use crate::catalogue;
@@ -39,6 +41,8 @@ pub struct ModelArgs {
     /// RoPE context scaling factor N, the same as --rope-freq-scale 1/N
     #[arg(long, value_name = "N", value_parser = positive)]
     pub rope_scale: Option<f32>,
+    #[command(flatten)]
+    pub access: AccessArgs,
 }
 
 impl ModelArgs {
@@ -55,6 +59,7 @@ impl ModelArgs {
             pre_tokenizer: self.pre.clone(),
             rope_base: self.rope_freq_base,
             rope_scaling: factor.map(|factor| RopeScaling::Linear { factor }),
+            access: self.access.access(),
         }
     }
 
@@ -62,21 +67,12 @@ impl ModelArgs {
     pub fn open(&self) -> Result<Arc<Model>> {
         Ok(Arc::new(Model::open(&self.path()?, &self.open_options())?))
     }
-}
 
-/// Number of threads.
-#[derive(Debug, clap::Args)]
-#[command(next_help_heading = "Computation")]
-pub struct ThreadArgs {
-    /// Threads [default: physical cores this process may use]
-    #[arg(short, long, value_name = "N", env = "GABLE_THREADS", value_parser = count(1, 1024))]
-    pub threads: Option<usize>,
-}
-
-impl ThreadArgs {
-    /// As many as asked for, or as there are cores.
-    pub fn threads(&self) -> usize {
-        self.threads.unwrap_or_else(gable_kernels::pool::default_threads)
+    /// The same for a model whose weights will all be read soon.
+    pub fn open_to_run(&self) -> Result<Arc<Model>> {
+        let model = self.open()?;
+        self.access.read_ahead(&model);
+        Ok(model)
     }
 }
 
@@ -85,32 +81,18 @@ impl ThreadArgs {
 pub struct HabitArgs {
     #[arg(long = "gpu-layers", visible_alias = "n-gpu-layers", value_name = "N", hide = true)]
     gpu_layers: Option<String>,
-    #[arg(short = 'C', long = "cpu-mask", value_name = "MASK", hide = true)]
-    cpu_mask: Option<String>,
-    #[arg(long = "threads-batch", value_name = "N", hide = true)]
-    threads_batch: Option<usize>,
     #[arg(long = "flash-attn", value_name = "STATE", num_args = 0..=1, hide = true)]
     flash_attn: Option<Option<String>>,
-    #[arg(long, hide = true)]
-    no_mmap: bool,
-    #[arg(long, hide = true)]
-    mlock: bool,
 }
 
 impl HabitArgs {
     /// Says on stderr what has no effect, and why.
-    pub fn say_what_is_ignored(&self, threads: usize) {
+    pub fn say_what_is_ignored(&self) {
         if self.gpu_layers.is_some() {
             say("warning: -ngl has no effect: everything runs on the CPU");
         }
-        if self.cpu_mask.is_some() {
-            say("note: -C has no effect: threads go where the system puts them; use taskset");
-        }
-        if self.threads_batch.is_some_and(|n| n != threads) {
-            say(&format!("note: -tb has no effect: prompts use the same {threads} threads as generation"));
-        }
-        if self.no_mmap || self.mlock {
-            say("note: --no-mmap and --mlock have no effect: weights are always read from the mapped file");
+        if matches!(&self.flash_attn, Some(Some(state)) if !matches!(state.as_str(), "on" | "auto" | "1")) {
+            say("warning: -fa has no effect: attention is always fused");
         }
     }
 }

@@ -77,7 +77,8 @@ struct Scores {
 /// Runs the command.
 #[expect(clippy::cast_precision_loss, reason = "counts of tokens")]
 pub fn run(args: &PerplexityArgs) -> Result<()> {
-    let model = args.model.open()?;
+    args.session.threads.placement.pin()?;
+    let model = args.model.open_to_run()?;
     let tokenizer = model.tokenizer();
     let text = read_text(&args.file)?;
     let mut ids = tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: false })?;
@@ -105,7 +106,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let mut options = args.session.session_options(&model)?;
     options.max_positions = context;
     options.max_logits = ROWS;
-    let pool = args.session.pool();
+    let pool = args.session.threads.pool(&mut options);
     let mut session = Session::new(Arc::clone(&model), Arc::clone(&pool), options)?;
     let mut exact = match args.vs {
         Some(Versus::Exact) => {

@@ -38,12 +38,13 @@ pub struct RunArgs {
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<()> {
+    args.session.threads.placement.pin()?;
     let mut config = args.sampling.config()?;
     let Some(prompt) = args.prompt.read()? else {
         return Err(usage("no prompt; write it after the options, with -p, or with -f FILE"));
     };
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
-    let model = args.model.open()?;
+    let model = args.model.open_to_run()?;
     let tokenizer = model.tokenizer();
     args.generation.ban_end(&mut config, tokenizer);
     let seed = config.seed;

@@ -47,7 +47,7 @@ pub fn run(args: &TokenizeArgs) -> Result<()> {
     let path = args.model.path()?;
     // The tokenizer alone is read from a GGUF file: it need not hold a model that this program can run.
     if path.extension().is_some_and(|e| e == "gguf") {
-        let mut file = Gguf::open(&path)?;
+        let mut file = Gguf::open_with(&path, args.model.access.access())?;
         for (key, value) in &args.model.override_kv {
             file.metadata_mut().set_override(key, value.clone())?;
         }

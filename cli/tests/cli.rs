@@ -2,7 +2,7 @@
 //!
 //! The tests that need a model use those of `gable pull` where they are; without them they say so and pass.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
@@ -205,6 +205,36 @@ fn ctrl_c_ends_with_130_after_the_text_so_far() {
     assert_eq!(stderr(&out).lines().filter(|line| line.contains("tokens/s")).count(), 2);
 }
 
+/// The prompt is one that takes this build a good while: the program has to stop in the middle of it.
+#[cfg(unix)]
+#[test]
+fn ctrl_c_stops_the_reading_of_a_prompt() {
+    let model = cached("smollm2");
+    let prompt = "word ".repeat(4000);
+    let args =
+        ["run", "-m", &model, "-c", "0", "--no-display-prompt", "--numerics", "exact", "-t", "1", &prompt];
+    let mut child = gable(&args)
+        .env("GABLE_ISA", "portable")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut errors = BufReader::new(child.stderr.take().unwrap());
+    let mut text = String::new();
+    while !text.contains("isa ") {
+        assert!(errors.read_line(&mut text).unwrap() > 0, "{text}");
+    }
+    // Until the prompt is begun, the program ends at once, without a word about what it has read.
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+    errors.read_to_string(&mut text).unwrap();
+    let out = child.wait_with_output().unwrap();
+    assert_eq!(out.status.code(), Some(130), "{text}");
+    assert!(stdout(&out).trim().is_empty(), "nothing was generated");
+    let read = text.lines().find_map(|line| line.trim().split_once(" prompt tokens processed"));
+    assert!(read.is_none_or(|(n, _)| n.parse::<usize>().unwrap() < 4000), "{text}");
+}
+
 #[test]
 fn a_chat_shows_the_exact_prompt_and_remembers_the_turns() {
     let model = cached("smollm2");
@@ -243,6 +273,20 @@ fn a_chat_that_keeps_its_cache_answers_as_one_that_begins_anew() {
         "{:?} does not end with {anew:?}",
         stdout(&kept)
     );
+}
+
+#[test]
+fn a_reply_is_given_again_when_its_prompt_has_left_the_windows() {
+    let model = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/gemma3/model.gguf");
+    let args = ["chat", "-m", model, "--plain", "--temp", "0", "-n", "100", "-c", "1024", "--ignore-eos"];
+    // The model's windows are of 8 positions, a page of the cache of 64: going back 100 is out of reach.
+    let input = format!("{}\n/regen\n", "A long message. ".repeat(30));
+    let windowed = talk(&args, &input);
+    assert!(windowed.status.success(), "{}", stderr(&windowed));
+    let text = stdout(&windowed);
+    let (first, second) = text.split_at(text.len() / 2);
+    assert!(first == second && first.len() > 50, "{text:?}");
+    assert_eq!(stdout(&talk(&[&args[..], &["--swa-full"]].concat(), &input)), text);
 }
 
 #[test]

@@ -71,18 +71,12 @@ pub enum KernelError {
         available: usize,
     },
     /// Memory that the system does not give.
-    #[error(
-        "no memory for a {what} of {pages} pages ({n_kv_heads} heads of {head_dim}); make the context smaller"
-    )]
+    #[error("no memory for {what} ({bytes} bytes); make the context or the batch smaller")]
     Memory {
         /// What it was for.
         what: &'static str,
-        /// Pages that were asked for.
-        pages: usize,
-        /// Key heads per page.
-        n_kv_heads: usize,
-        /// Elements per head.
-        head_dim: usize,
+        /// Bytes that were asked for; `usize::MAX` if their number is beyond the address space.
+        bytes: usize,
     },
     /// The caller's cancel flag was set while the operation ran.
     #[error("cancelled")]

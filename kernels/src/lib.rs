@@ -11,6 +11,8 @@ pub mod gemm;
 pub mod isa;
 mod math;
 pub mod matrix;
+#[allow(unsafe_code)] // owns what the allocator gives
+pub mod memory;
 mod norm;
 #[allow(unsafe_code)] // lends a caller's closure to the workers for the time of one call
 pub mod pool;

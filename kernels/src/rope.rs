@@ -16,6 +16,7 @@
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, for_rows};
+use crate::memory::zeros;
 use crate::pool::Team;
 use crate::rowwise::{load, load_tail, require, store, store_tail};
 use crate::simd::{LANES, Simd};
@@ -166,9 +167,21 @@ pub struct RopeAngles {
 
 impl RopeAngles {
     /// Room for batches of up to `max_rows` tokens; the only allocation.
+    ///
+    /// # Panics
+    /// If there is no memory for them; [`try_new`](RopeAngles::try_new) gives an error instead.
     pub fn new(rope: &Rope, max_rows: usize) -> Self {
+        Self::try_new(rope, max_rows).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Room for batches of up to `max_rows` tokens; the only allocation.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`] if the system refuses.
+    pub fn try_new(rope: &Rope, max_rows: usize) -> Result<Self, KernelError> {
         let pairs = rope.frequencies.len();
-        RopeAngles { pairing: rope.pairing, pairs, rows: 0, values: vec![0.0; 2 * pairs * max_rows] }
+        let values = zeros("the angles of a batch", (2 * pairs).saturating_mul(max_rows))?;
+        Ok(RopeAngles { pairing: rope.pairing, pairs, rows: 0, values })
     }
 
     /// Computes the angles of tokens at these positions: row `i` belongs to `positions[i]`.

@@ -541,6 +541,7 @@ fn pages_are_shared_copied_and_given_back() {
     assert_eq!(world.cache.free_pages(), 1, "the fork still has it");
     world.cache.end_sequence(b).unwrap();
     assert_eq!(world.cache.free_pages(), 3);
+    assert_eq!((world.cache.first_held(a, 0), world.cache.first_held(a, 1)), (Ok(0), Ok(64)));
     assert!(same_bits(&before[61..], &world.attend(&team, &[(a, 1, 127..130)])));
     let row = [CacheRow { sequence: a, position: 70 }];
     let error = world.attend_rows(&team, &row, &[vec![0.0; 128]], None).unwrap_err();
@@ -554,6 +555,48 @@ fn pages_are_shared_copied_and_given_back() {
     let error = world.cache.end_sequence(a).unwrap_err();
     let text = "KvCache::end_sequence: sequence is number 0, which has ended; allowed: living sequences of this cache";
     assert_eq!(error.to_string(), text);
+}
+
+/// A cache of exactly the pages that the bound allows takes any number of positions, and with one page less does not.
+#[test]
+fn a_window_needs_as_many_pages_as_its_bound_says_however_the_text_is_cut() {
+    let (kernels, team) = (Kernels::best(), Team::serial());
+    for (window, rows) in [(1, 1), (1, 64), (64, 1), (64, 7), (65, 64), (100, 100), (130, 200)] {
+        let mut long = CacheShape { max_positions: 2000, ..shape(1, 8, CacheType::F32) };
+        let bound = long.pages_for_window(window, rows);
+        let zeros = vec![0.0; 8 * rows];
+        let m = MatRef::from_rows(&zeros, 8);
+        let mut reached = |pages: usize, offset: usize| {
+            long.max_pages = pages * long.n_layers;
+            let mut cache = KvCache::new(long).unwrap();
+            let s = cache.new_sequence().unwrap();
+            let mut position = 0;
+            while position + rows <= 2000 {
+                let n = if position == 0 { offset } else { rows };
+                let batch: Vec<_> =
+                    (position..position + n).map(|position| CacheRow { sequence: s, position }).collect();
+                for layer in 0..long.n_layers {
+                    cache.release_before(s, layer, (position + 1).saturating_sub(window)).unwrap();
+                    let part = m.row_range(0..n);
+                    if kernels.append(&team, &mut cache, layer, &batch, part, part).is_err() {
+                        return false;
+                    }
+                }
+                position += n;
+            }
+            true
+        };
+        assert!(
+            (1..=rows).all(|offset| reached(bound, offset)),
+            "window {window}, {rows} rows: {bound} pages"
+        );
+        assert!(
+            (1..=rows).any(|offset| !reached(bound - 1, offset)),
+            "window {window}, {rows} rows: {bound} pages are more than needed"
+        );
+    }
+    let short = CacheShape { max_positions: 100, ..shape(1, 8, CacheType::F32) };
+    assert_eq!(short.pages_for_window(4096, 512), 2, "no more than the whole context");
 }
 
 #[test]
@@ -605,7 +648,11 @@ fn bad_arguments_are_refused_with_both_values() {
     let error = KvCache::new(CacheShape { head_dim: 20, ..two_pages }).unwrap_err();
     assert_eq!(text(error), "KvCache::new: head_dim is 20; allowed: multiples of 8 up to 1024");
     let error = KvCache::new(CacheShape { max_pages: usize::MAX / 2, ..two_pages }).unwrap_err();
-    assert!(text(error).starts_with("no memory for a key-value cache"));
+    assert!(text(error).starts_with("no memory for the key-value cache"));
+    let error = KvCache::new(CacheShape { max_positions: usize::MAX, ..two_pages }).unwrap_err();
+    assert!(text(error).starts_with("no memory for the page table"));
+    let error = AttentionScratch::new().reserve(2, 100, usize::MAX, 64, 64).unwrap_err();
+    assert!(text(error).starts_with("no memory for attention's partial results"));
     let limit = CacheShape { max_positions: 10, ..two_pages };
     let mut world = World::new(kernels, limit, good);
     let s = world.cache.new_sequence().unwrap();

@@ -51,7 +51,7 @@ fn appending_and_attending_allocate_nothing() {
     let a = cache.new_sequence().unwrap();
     let params = AttentionParams { n_heads: 6, scale: 0.125, soft_cap: None, mask: Mask::Causal };
     let mut scratch = AttentionScratch::new();
-    scratch.reserve(2, 2000, 2100, 6, 64);
+    scratch.reserve(2, 2000, 2100, 6, 64).unwrap();
     let places: Vec<_> = (0..2100).map(|position| CacheRow { sequence: a, position }).collect();
     let (kv, q) = (vec![0.5; 2000 * 128], vec![0.25; 2000 * 384]);
     let mut out = vec![0.0; 2000 * 384];

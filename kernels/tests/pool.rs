@@ -98,6 +98,49 @@ fn every_part_runs_exactly_once() {
 }
 
 #[test]
+fn a_smaller_team_uses_the_first_threads_of_the_pool_and_no_others() {
+    let pool = Pool::new(4);
+    let of = |threads: usize| {
+        let seen = Mutex::new(Vec::new());
+        pool.enter_with(threads, |team| {
+            assert_eq!(team.threads(), threads);
+            assert_each_part_once(team, 100);
+            // With all of them waiting for each other, every thread of the team has one part.
+            meet(team, |_| seen.lock().unwrap().push(thread::current().id()));
+            // Many more parts than threads: whoever is free takes one, but nobody from outside of the team.
+            let known = seen.lock().unwrap().clone();
+            team.run(1000, &|_| assert!(known.contains(&thread::current().id())));
+        });
+        seen.into_inner().unwrap()
+    };
+    let all = of(4);
+    for threads in [1, 2, 3, 4] {
+        let some = of(threads);
+        assert_eq!(some.len(), threads);
+        assert!(some.iter().all(|id| all.contains(id)), "threads of the pool");
+    }
+    assert_eq!(pool.enter_with(0, |team| team.threads()), 1);
+    assert_eq!(pool.enter_with(5, |team| team.threads()), 4);
+}
+
+#[test]
+fn an_operation_that_is_cancelled_meanwhile_begins_no_part_beyond_one_per_thread() {
+    let count = |team: &Team<'_>| {
+        let (stop, begun) = (AtomicBool::new(false), AtomicUsize::new(0));
+        team.with_cancel(&stop).run(1000, &|_| {
+            stop.store(true, Ordering::Relaxed);
+            begun.fetch_add(1, Ordering::Relaxed);
+        });
+        begun.into_inner()
+    };
+    assert_eq!(count(&Team::serial()), 1);
+    for threads in THREADS {
+        assert_eq!(Pool::new(threads).enter(count), threads);
+    }
+    assert_eq!(count(&Team::host(&Reversed)), 1000, "a host knows of no flag");
+}
+
+#[test]
 fn an_operation_sees_what_the_one_before_wrote() {
     let pool = Pool::new(3);
     let cells: Vec<AtomicUsize> = (0..40).map(|_| AtomicUsize::new(0)).collect();
@@ -235,13 +278,7 @@ fn a_cancelled_team_runs_nothing_more() {
             let kind = kind.with_cancel(&stop);
             stop.store(false, Ordering::Relaxed);
             assert_each_part_once(&kind, 10);
-            // An operation that has begun is finished.
-            let ran = AtomicUsize::new(0);
-            kind.run(10, &|_| {
-                stop.store(true, Ordering::Relaxed);
-                ran.fetch_add(1, Ordering::Relaxed);
-            });
-            assert_eq!(ran.into_inner(), 10);
+            stop.store(true, Ordering::Relaxed);
             assert!(kind.is_cancelled());
             assert_eq!(calls(&kind, 10), [0; 10]);
         }

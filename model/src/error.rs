@@ -102,6 +102,15 @@ pub enum RunError {
         /// The session's limit.
         max: usize,
     },
+    /// A length to which a sequence cannot be shortened any more.
+    #[error(
+        "the first {len} tokens cannot be gone on from: layers with a sliding window no longer hold what they need; \
+         forget all and read them again"
+    )]
+    LeftBehind {
+        /// Tokens that were to be kept.
+        len: usize,
+    },
     /// An id beyond the vocabulary.
     #[error("token id {id} is outside the vocabulary of {vocab_size}")]
     TokenOutOfRange {

@@ -75,7 +75,7 @@ pub struct GenerateStats {
 ///
 /// `on_text` is given the text as it comes, in whole characters, without control tokens; it can end the generation.
 /// Apart from the session's buffers nothing is allocated per token once the text buffers have grown to the longest
-/// piece. After a [`StopReason::Interrupted`] the session holds the tokens that were finished.
+/// piece. After a [`StopReason::Interrupted`] the session holds the tokens that were finished, of a prompt whole batches.
 ///
 /// # Errors
 /// [`RunError::ContextFull`] if the prompt does not fit, and what a pass or a draw can fail with.
@@ -102,6 +102,7 @@ pub fn generate(
         decode_time: Duration::ZERO,
         stop: StopReason::MaxTokens,
     };
+    let before = session.tokens().len();
     let start = Instant::now();
     let first = uncancelled(session.prefill(prompt))?.map(|logits| {
         prompt.iter().try_for_each(|&id| sampler.accept(id))?;
@@ -110,6 +111,7 @@ pub fn generate(
     stats.prompt_time = start.elapsed();
     let Some(first) = first.transpose()? else {
         stats.stop = StopReason::Interrupted;
+        stats.prompt_tokens = session.tokens().len().saturating_sub(before);
         return Ok(stats);
     };
     let Some(mut token) = first else { return Ok(stats) };

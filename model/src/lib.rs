@@ -23,5 +23,6 @@ pub mod tensor_table;
 pub mod tokenizer;
 mod unique_keys;
 pub mod weights;
+pub mod window;
 
 pub use error::{LoadError, RunError};

@@ -4,7 +4,7 @@ use crate::LoadError;
 use crate::arch::Family;
 use crate::config::{ModelConfig, Positions};
 use crate::gguf::{Gguf, OverrideValue};
-use crate::mapped_file::MappedFile;
+use crate::mapped_file::{Access, MappedFile};
 use crate::safetensors::Safetensors;
 use crate::tensor_table::TensorTable;
 use crate::tokenizer::Tokenizer;
@@ -23,6 +23,8 @@ pub struct OpenOptions {
     pub rope_base: Option<f32>,
     /// RoPE scaling.
     pub rope_scaling: Option<RopeScaling>,
+    /// How the weights' files come into memory.
+    pub access: Access,
 }
 
 /// A model that was opened and checked. Weights stay in the mapped files; opening reads headers only.
@@ -48,7 +50,7 @@ impl Model {
     }
 
     fn open_gguf(path: &Path, options: &OpenOptions) -> Result<Self, LoadError> {
-        let mut gguf = Gguf::open(path)?;
+        let mut gguf = Gguf::open_with(path, options.access)?;
         for (key, value) in &options.overrides {
             gguf.metadata_mut().set_override(key, value.clone())?;
         }
@@ -71,7 +73,7 @@ impl Model {
         let family = Family::of_hf(kind)?;
         let mut config = ModelConfig::from_hf(family, &json)?;
         apply(&mut config, options);
-        let table = Safetensors::open(path)?.table().clone();
+        let table = Safetensors::open_with(path, options.access)?.table().clone();
         let weights = Binder { table: &table, loader: Loader::HuggingFace, family }.bind(&config)?;
         let tokenizer = Tokenizer::from_hf_folder(path)?;
         let template = match read_json(&path.join("tokenizer_config.json")) {

@@ -6,9 +6,10 @@ use crate::forward::{Numerics, Row};
 use crate::model::Model;
 use gable_kernels::attention::{AttentionScratch, CacheRow};
 use gable_kernels::gemm::Phase;
+use gable_kernels::memory::zeros;
 use gable_kernels::quant::{Activations, Forms};
-use gable_kernels::rope::RopeAngles;
-use gable_kernels::{Kernels, MatMut, MatRef};
+use gable_kernels::rope::{Rope, RopeAngles};
+use gable_kernels::{KernelError, Kernels, MatMut, MatRef};
 
 /// How large batches may become and how they are computed.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +28,17 @@ pub struct ScratchOptions {
     pub max_positions: usize,
     /// Threads at most.
     pub threads: usize,
+}
+
+/// How often the forward pass was called: whoever measures or looks must go the way that generation goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Calls {
+    /// Batches.
+    pub passes: u64,
+    /// Their rows.
+    pub rows: u64,
+    /// Rows with logits.
+    pub logits: u64,
 }
 
 /// RoPE's angles of a batch's rows.
@@ -57,6 +69,7 @@ pub struct Scratch {
     max_positions: usize,
     rows: usize,
     n_logits: usize,
+    calls: Calls,
     widths: Widths,
     x: Vec<f32>,         // [rows, d_model]: the residual stream
     qkv: Vec<f32>,       // [rows, (n_heads + 2 n_kv_heads) * head_dim]
@@ -95,7 +108,7 @@ impl Scratch {
     /// Allocates everything.
     ///
     /// # Errors
-    /// [`RunError::Option`] if a limit is 0 or the buffers would be larger than the address space.
+    /// [`RunError::Option`] if the batch is empty, [`RunError::Kernel`] for buffers that there is no memory for.
     pub fn new(model: &Model, options: ScratchOptions) -> Result<Self, RunError> {
         let config = model.config();
         let ScratchOptions { kernels, numerics, strict, max_rows, max_logits, max_positions, threads } =
@@ -110,19 +123,23 @@ impl Scratch {
             gate_up: 2 * config.d_ff,
             vocab: config.vocab_size,
         };
-        let rows = |width: usize| vec![0.0; max_rows.saturating_mul(width)];
+        let rows = |width: usize| zeros("the rows of a batch", max_rows.saturating_mul(width));
         let max_k = config.d_model.max(config.q_dim()).max(config.d_ff);
         let forms = model.weights().matrices().fold(Forms::EXACT, |f, m| {
             f.union(numerics.forms(Phase::Prompt, m)).union(numerics.forms(Phase::Decode, m))
         });
         let mut attention = AttentionScratch::new();
-        attention.reserve(threads, max_rows, max_positions, config.n_heads, config.head_dim);
+        attention.reserve(threads, max_rows, max_positions, config.n_heads, config.head_dim)?;
         let angles = match &config.positions {
             Positions::Learned => None,
-            Positions::Rope { .. } => model.ropes().map(|(full, window)| Angles {
-                full: RopeAngles::new(full, max_rows),
-                window: window.map(|w| RopeAngles::new(w, max_rows)),
-            }),
+            Positions::Rope { .. } => {
+                let angles = |(full, window): (&Rope, Option<&Rope>)| {
+                    let full = RopeAngles::try_new(full, max_rows)?;
+                    let window = window.map(|w| RopeAngles::try_new(w, max_rows)).transpose()?;
+                    Ok::<_, KernelError>(Angles { full, window })
+                };
+                model.ropes().map(angles).transpose()?
+            }
         };
         Ok(Scratch {
             kernels,
@@ -133,17 +150,18 @@ impl Scratch {
             max_positions,
             rows: 0,
             n_logits: 0,
+            calls: Calls::default(),
             widths,
-            x: rows(widths.d_model),
-            qkv: rows(widths.qkv),
-            gate_up: rows(widths.gate_up),
-            block_out: rows(widths.d_model),
-            logits: vec![0.0; max_logits.saturating_mul(widths.vocab)],
-            activations: Activations::new(max_rows, max_k, forms),
+            x: rows(widths.d_model)?,
+            qkv: rows(widths.qkv)?,
+            gate_up: rows(widths.gate_up)?,
+            block_out: rows(widths.d_model)?,
+            logits: zeros("logits", max_logits.saturating_mul(widths.vocab))?,
+            activations: Activations::try_new(max_rows, max_k, forms)?,
             attention,
             angles,
-            positions: Vec::with_capacity(max_rows),
-            cache_rows: Vec::with_capacity(max_rows),
+            positions: room("the rows of a batch", max_rows)?,
+            cache_rows: room("the rows of a batch", max_rows)?,
         })
     }
 
@@ -175,6 +193,10 @@ impl Scratch {
             self.cache_rows.push((*row).into());
         }
         self.rows = rows.len();
+        let count = |n: &mut u64, more: usize| *n = n.saturating_add(u64::try_from(more).unwrap_or(u64::MAX));
+        count(&mut self.calls.passes, 1);
+        count(&mut self.calls.rows, self.rows);
+        count(&mut self.calls.logits, self.n_logits);
         if let (Some(angles), Some((full, window))) = (&mut self.angles, model.ropes()) {
             angles.full.set(full, &self.positions)?;
             if let (Some(angles), Some(rope)) = (&mut angles.window, window) {
@@ -182,6 +204,11 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// Forward passes so far, those that were cancelled included.
+    pub fn calls(&self) -> Calls {
+        self.calls
     }
 
     /// Rows of the present batch.
@@ -219,6 +246,14 @@ impl Scratch {
             cache_rows: &self.cache_rows,
         }
     }
+}
+
+/// An empty list that can take `len` entries, or an error where there is no memory for them.
+pub(crate) fn room<T>(what: &'static str, len: usize) -> Result<Vec<T>, KernelError> {
+    let mut list = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    list.try_reserve_exact(len).map_err(|_| KernelError::Memory { what, bytes })?;
+    Ok(list)
 }
 
 /// The first `rows` rows of a buffer that was made for more.

@@ -4,7 +4,8 @@ use crate::RunError;
 use crate::forward::{Batch, Numerics, Row, forward};
 use crate::model::Model;
 use crate::observer::Observer;
-use crate::scratch::{Scratch, ScratchOptions};
+use crate::scratch::{Calls, Scratch, ScratchOptions, room};
+use crate::window;
 use gable_kernels::attention::{CacheShape, CacheType, KvCache, SequenceId};
 use gable_kernels::gemm::Phase;
 use gable_kernels::{Kernels, MatRef, Pool};
@@ -28,6 +29,12 @@ pub struct SessionOptions {
     pub max_logits: usize,
     /// The cache's element type; `None` for the one that goes with the numerics.
     pub cache_type: Option<CacheType>,
+    /// Keeps what sliding windows have left behind: more memory, but [`Session::truncate`] works anywhere.
+    pub keep_all: bool,
+    /// Threads of the pool that read a prompt; `None` for all.
+    pub prompt_threads: Option<usize>,
+    /// Threads of the pool that generate; `None` for all.
+    pub decode_threads: Option<usize>,
 }
 
 impl SessionOptions {
@@ -41,6 +48,9 @@ impl SessionOptions {
             batch: 512,
             max_logits: 1,
             cache_type: None,
+            keep_all: false,
+            prompt_threads: None,
+            decode_threads: None,
         }
     }
 
@@ -67,6 +77,9 @@ pub struct Session {
     rows: Vec<Row>,
     batch: usize,
     max_positions: usize,
+    keep_all: bool,
+    prompt_threads: usize,
+    decode_threads: usize,
     cancel: Option<Arc<AtomicBool>>,
 }
 
@@ -87,7 +100,10 @@ impl Session {
             max_sequences: 1,
             max_pages: 0,
         };
-        shape.max_pages = shape.pages_for_all();
+        shape.max_pages = match options.keep_all {
+            true => shape.pages_for_all(),
+            false => window::max_pages(config, &shape, batch),
+        };
         let mut cache = KvCache::new(shape)?;
         let sequence = cache.new_sequence()?;
         let scratch = Scratch::new(
@@ -102,9 +118,12 @@ impl Session {
                 threads: pool.threads(),
             },
         )?;
-        let tokens = Vec::with_capacity(options.max_positions);
-        let rows = Vec::with_capacity(batch);
+        let tokens = room("the tokens of a session", options.max_positions)?;
+        let rows = room("the rows of a batch", batch)?;
         let max_positions = options.max_positions;
+        let threads = |n: Option<usize>| n.unwrap_or(pool.threads());
+        let (prompt_threads, decode_threads) =
+            (threads(options.prompt_threads), threads(options.decode_threads));
         Ok(Session {
             model,
             pool,
@@ -115,6 +134,9 @@ impl Session {
             rows,
             batch,
             max_positions,
+            keep_all: options.keep_all,
+            prompt_threads,
+            decode_threads,
             cancel: None,
         })
     }
@@ -134,6 +156,16 @@ impl Session {
         &self.tokens
     }
 
+    /// Keys and values of the tokens so far.
+    pub fn cache(&self) -> &KvCache {
+        &self.cache
+    }
+
+    /// Forward passes so far.
+    pub fn calls(&self) -> Calls {
+        self.scratch.calls()
+    }
+
     /// Positions at most.
     pub fn max_positions(&self) -> usize {
         self.max_positions
@@ -142,19 +174,14 @@ impl Session {
     /// Reads a prompt (or its next part) and gives the scores of the token after its last one.
     ///
     /// # Errors
-    /// [`RunError`]; the session is as before then.
+    /// [`RunError`]; the session has then read the batches before the one that failed or was cancelled:
+    /// [`tokens`](Session::tokens) tells.
     pub fn prefill(&mut self, tokens: &[u32]) -> Result<&[f32], RunError> {
         self.check_room(tokens.len())?;
-        let before = self.tokens.len();
         let n_chunks = tokens.len().div_ceil(self.batch);
         for (i, chunk) in tokens.chunks(self.batch).enumerate() {
             let last = i.saturating_add(1) == n_chunks;
-            if let Err(error) =
-                self.pass(Phase::Prompt, chunk, |j| last && j.saturating_add(1) == chunk.len(), &mut ())
-            {
-                self.truncate(before)?;
-                return Err(error);
-            }
+            self.pass(Phase::Prompt, chunk, |j| last && j.saturating_add(1) == chunk.len(), &mut ())?;
         }
         Ok(self.last_logits())
     }
@@ -165,11 +192,7 @@ impl Session {
     /// [`RunError`]; the session is as before then.
     pub fn decode(&mut self, token: u32) -> Result<&[f32], RunError> {
         self.check_room(1)?;
-        let before = self.tokens.len();
-        if let Err(error) = self.pass(Phase::Decode, &[token], |_| true, &mut ()) {
-            self.truncate(before)?;
-            return Err(error);
-        }
+        self.pass(Phase::Decode, &[token], |_| true, &mut ())?;
         Ok(self.last_logits())
     }
 
@@ -186,22 +209,39 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<MatRef<'_>, RunError> {
         self.check_room(tokens.len())?;
-        let before = self.tokens.len();
-        if let Err(error) = self.pass(phase, tokens, wants_logits, observer) {
-            self.truncate(before)?;
-            return Err(error);
-        }
+        self.pass(phase, tokens, wants_logits, observer)?;
         Ok(self.scratch.logits())
     }
 
     /// Forgets all but the first `len` tokens.
     ///
     /// # Errors
-    /// [`RunError`] if a layer with a sliding window has already given back what would be needed.
+    /// [`RunError::LeftBehind`] if a layer with a sliding window has given back what the next token would need, which
+    /// it may have unless `len` is 0 or `SessionOptions::keep_all` was set. The session is as before then.
     pub fn truncate(&mut self, len: usize) -> Result<(), RunError> {
+        if len < self.tokens.len() && !window::holds(self.model.config(), &self.cache, self.sequence, len)? {
+            return Err(RunError::LeftBehind { len });
+        }
         self.cache.truncate(self.sequence, len)?;
         self.tokens.truncate(len);
         Ok(())
+    }
+
+    /// Prepares for reading `ids`: forgets what differs from them and gives how many of them are read already. At
+    /// least one is left to read, since the scores of the next token come from a pass.
+    ///
+    /// Where sliding windows have given back what the common beginning needs, that is 0, and all are to be read again.
+    ///
+    /// # Errors
+    /// [`RunError`] of the cache.
+    pub fn keep_common(&mut self, ids: &[u32]) -> Result<usize, RunError> {
+        let common = self.tokens.iter().zip(ids).take_while(|(a, b)| a == b).count();
+        let common = common.min(ids.len().saturating_sub(1));
+        match self.truncate(common) {
+            Ok(()) => Ok(common),
+            Err(RunError::LeftBehind { .. }) => self.truncate(0).map(|()| 0),
+            Err(error) => Err(error),
+        }
     }
 
     fn check_room(&self, more: usize) -> Result<(), RunError> {
@@ -212,6 +252,7 @@ impl Session {
         Ok(())
     }
 
+    /// One batch; the session is as before if it fails.
     fn pass(
         &mut self,
         phase: Phase,
@@ -220,6 +261,9 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         let first = self.tokens.len();
+        if !self.keep_all {
+            window::release(self.model.config(), &mut self.cache, self.sequence, first)?;
+        }
         self.rows.clear();
         self.rows.extend(tokens.iter().enumerate().map(|(i, &token)| Row {
             token,
@@ -230,12 +274,20 @@ impl Session {
         let batch = Batch { phase, rows: &self.rows };
         let (model, cache, scratch) = (&*self.model, &mut self.cache, &mut self.scratch);
         let cancel = self.cancel.clone();
-        self.pool.enter(|team| match &cancel {
+        let threads = match phase {
+            Phase::Prompt => self.prompt_threads,
+            Phase::Decode => self.decode_threads,
+        };
+        let done = self.pool.enter_with(threads, |team| match &cancel {
             Some(flag) => forward(&team.with_cancel(flag), model, cache, &batch, scratch, observer),
             None => forward(team, model, cache, &batch, scratch, observer),
-        })?;
-        self.tokens.extend_from_slice(tokens);
-        Ok(())
+        });
+        match done {
+            Ok(()) => self.tokens.extend_from_slice(tokens),
+            // What was released before `first` is not needed there.
+            Err(_) => self.cache.truncate(self.sequence, first)?,
+        }
+        done
     }
 
     fn last_logits(&self) -> &[f32] {

@@ -6,7 +6,7 @@ use gable_kernels::quant::Format;
 use gable_model::LoadError;
 use gable_model::gguf::writer::GgufWriter;
 use gable_model::gguf::{Array, Gguf, OverrideValue, Value};
-use gable_model::mapped_file::MappedFile;
+use gable_model::mapped_file::{Access, MappedFile};
 use gable_model::safetensors::Safetensors;
 use proptest::prelude::*;
 
@@ -348,6 +348,37 @@ fn a_file_deleted_or_renamed_over_while_mapped_goes_on_working() {
     assert_eq!(gguf.tensor_bytes(&gguf.tensors()[0]), [1; 8]);
     std::fs::remove_file(&path).unwrap();
     assert_eq!(gguf.tensor_bytes(&gguf.tensors()[0]), [1; 8]);
+}
+
+#[test]
+fn a_copied_model_needs_none_of_its_files_any_more() {
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let copied = Access { copied: true, ..Access::default() };
+    for source in ["split", "qwen3/hf"] {
+        let dir = folder("copied");
+        let files: Vec<PathBuf> =
+            std::fs::read_dir(fixtures.join(source)).unwrap().map(|f| f.unwrap().path()).collect();
+        for file in &files {
+            std::fs::copy(file, dir.join(file.file_name().unwrap())).unwrap();
+        }
+        let table = |dir: &Path, access| match source {
+            "split" => Gguf::open_with(dir.join("tiny-00001-of-00002.gguf"), access).unwrap().table().clone(),
+            _ => Safetensors::open_with(dir, access).unwrap().table().clone(),
+        };
+        let model = table(&dir, copied);
+        assert!(model.files().len() > 1, "{source} has several parts");
+        for file in &files {
+            std::fs::File::create(dir.join(file.file_name().unwrap())).unwrap();
+        }
+        let mapped = table(&fixtures.join(source), Access::default());
+        for tensor in mapped.tensors() {
+            assert!(
+                model.bytes(model.require(&tensor.name).unwrap()) == mapped.bytes(tensor),
+                "{}",
+                tensor.name
+            );
+        }
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -31,20 +31,17 @@ pub struct About {
     bytes: usize,
     params: usize,
     threads: usize,
+    prompt_threads: usize,
     batches: (usize, usize),
     cache_type: &'static str,
     isa: String,
+    /// Whether the model is mapped.
+    pub use_mmap: bool,
 }
 
 impl About {
     /// What the columns say of a model and how it is run.
-    pub fn new(
-        model: &Model,
-        path: &Path,
-        options: &SessionOptions,
-        threads: usize,
-        batches: (usize, usize),
-    ) -> About {
+    pub fn new(model: &Model, path: &Path, options: &SessionOptions, batches: (usize, usize)) -> About {
         let tensors = model.files().tensors();
         let sum = |f: fn(&gable_model::tensor_table::TensorInfo) -> usize| {
             tensors.iter().fold(0_usize, |n, t| n.saturating_add(f(t)))
@@ -55,13 +52,15 @@ impl About {
             kind: format!("{} {} {}", model.config().architecture, rounded(params), main_format(model)),
             bytes: sum(|t| t.n_bytes),
             params,
-            threads,
+            threads: options.decode_threads.unwrap_or(1),
+            prompt_threads: options.prompt_threads.unwrap_or(1),
             batches,
             cache_type: match options.cache_type() {
                 CacheType::F32 => "f32",
                 _ => "f16",
             },
             isa: options.kernels.isa().to_string(),
+            use_mmap: true,
         }
     }
 }
@@ -134,10 +133,10 @@ impl Measured {
             "backends": "CPU", "model_filename": a.file, "model_type": a.kind, "model_size": a.bytes,
             "model_n_params": a.params, "n_batch": a.batches.0, "n_ubatch": a.batches.1, "n_threads": a.threads,
             "type_k": a.cache_type, "type_v": a.cache_type, "n_gpu_layers": 0, "flash_attn": true,
-            "use_mmap": true, "embeddings": false, "n_prompt": self.prompt, "n_gen": self.generate,
+            "use_mmap": a.use_mmap, "embeddings": false, "n_prompt": self.prompt, "n_gen": self.generate,
             "n_depth": self.depth, "test_time": now(), "avg_ns": avg_ns.round(), "stddev_ns": stddev_ns.round(),
             "avg_ts": avg_ts, "stddev_ts": stddev_ts, "samples_ns": self.samples, "samples_ts": speeds,
-            "isa": a.isa,
+            "isa": a.isa, "n_threads_batch": a.prompt_threads,
         })
     }
 }
@@ -265,9 +264,11 @@ mod unit {
             bytes: 96_573_440,
             params: 134_515_008,
             threads: 2,
+            prompt_threads: 2,
             batches: (2048, 512),
             cache_type: "f16",
             isa: "avx2".to_owned(),
+            use_mmap: true,
         };
         let text = table(&[Measured::new(about, (0, 128, 512), vec![1_000_000_000, 1_000_000_000])]);
         let lines: Vec<&str> = text.lines().collect();

@@ -4,8 +4,8 @@ use super::{HabitArgs, ThreadArgs, count, usage};
 use crate::exit::say;
 use anyhow::Result;
 use clap::ValueEnum;
+use gable_kernels::Kernels;
 use gable_kernels::attention::CacheType;
-use gable_kernels::{Kernels, Pool};
 use gable_model::forward::Numerics;
 use gable_model::model::Model;
 use gable_model::session::{Session, SessionOptions};
@@ -41,6 +41,9 @@ pub struct SessionArgs {
     /// The same (-ctv); both must be equal
     #[arg(long, value_name = "TYPE", value_enum)]
     pub cache_type_v: Option<CacheTypeName>,
+    /// Keeps what sliding windows have left behind: more memory, but a reply can be taken back without reading again
+    #[arg(long)]
+    pub swa_full: bool,
     #[command(flatten)]
     pub habits: HabitArgs,
 }
@@ -99,19 +102,15 @@ impl SessionArgs {
         options.strict = self.strict;
         options.batch = self.batch_size.min(self.ubatch_size);
         options.cache_type = self.cache_type()?;
+        options.keep_all = self.swa_full;
         Ok(options)
-    }
-
-    /// A pool with the wanted number of threads.
-    pub fn pool(&self) -> Arc<Pool> {
-        Arc::new(Pool::new(self.threads.threads()))
     }
 
     /// A session, after a word about flags without effect.
     pub fn session(&self, model: &Arc<Model>) -> Result<Session> {
-        let options = self.session_options(model)?;
-        let pool = self.pool();
-        self.habits.say_what_is_ignored(pool.threads());
+        let mut options = self.session_options(model)?;
+        let pool = self.threads.pool(&mut options);
+        self.habits.say_what_is_ignored();
         if options.max_positions > model.config().max_seq_len {
             say(&format!(
                 "warning: a context of {}, but the model was made for {} tokens",
@@ -125,8 +124,8 @@ impl SessionArgs {
     /// What computes, in one line: `isa avx2, threads 2, numerics fast`.
     pub fn features(&self, kernels: Kernels) -> String {
         let strict = if self.strict { ", strict" } else { "" };
-        let threads = self.threads.threads();
-        format!("isa {}, threads {threads}, numerics {}{strict}", kernels.isa(), self.numerics.name())
+        let (isa, threads) = (kernels.isa(), self.threads.describe());
+        format!("isa {isa}, threads {threads}, numerics {}{strict}", self.numerics.name())
     }
 
     fn context(&self, model: &Model) -> usize {

@@ -56,6 +56,15 @@ impl CacheShape {
     pub fn pages_for_all(&self) -> usize {
         self.max_positions.div_ceil(PAGE).saturating_mul(self.n_layers).saturating_mul(self.max_sequences)
     }
+
+    /// The pages that one layer of one sequence holds at most, if its rows attend to the last `window` positions only,
+    /// what they have left behind is [released](KvCache::release_before) before every call, and a call appends at most
+    /// `rows` positions.
+    pub fn pages_for_window(&self, window: usize, rows: usize) -> usize {
+        // From the first key of the first row, anywhere in its page, to the last row.
+        let reach = window.saturating_sub(1).saturating_add(rows).saturating_add(PAGE - 1);
+        reach.min(self.max_positions).div_ceil(PAGE)
+    }
 }
 
 /// One layer of one sequence.
@@ -111,23 +120,17 @@ impl KvCache {
             return Err(KernelError::Value { op: OP, what: "n_kv_heads", found, allowed: "1 or more" });
         }
         let pages_per_layer = shape.max_positions.div_ceil(PAGE);
-        let states = shape.max_sequences.checked_mul(shape.n_layers);
-        let entries =
-            states.and_then(|n| n.checked_mul(pages_per_layer)).filter(|n| *n <= isize::MAX as usize / 64);
-        let (Some(states), Some(entries)) = (states, entries) else {
-            return Err(KernelError::Memory {
-                what: "page table",
-                pages: shape.pages_for_all(),
-                n_kv_heads: shape.n_kv_heads,
-                head_dim: shape.head_dim,
-            });
-        };
+        let states = shape.max_sequences.saturating_mul(shape.n_layers);
+        let entries = states.saturating_mul(pages_per_layer);
+        let tables = filled("the page table", entries, None)?;
+        let layers = filled("the page table", states, LayerState::default())?;
+        let generations = filled("the page table", shape.max_sequences, 0)?;
         Ok(KvCache {
             shape,
             pages: Pages::new(shape.max_pages, shape.n_kv_heads, shape.head_dim, shape.cache_type)?,
-            generations: vec![0; shape.max_sequences],
-            layers: vec![LayerState::default(); states],
-            tables: vec![None; entries],
+            generations,
+            layers,
+            tables,
             pages_per_layer,
         })
     }
@@ -217,6 +220,14 @@ impl KvCache {
     /// [`KernelError::Value`] if the sequence has ended, [`KernelError::Shape`] if there is no such layer.
     pub fn len(&self, sequence: SequenceId, layer: usize) -> Result<usize, KernelError> {
         Ok(self.layer("KvCache::len", sequence, layer)?.len)
+    }
+
+    /// The first position that a layer of a sequence still holds; a multiple of 64.
+    ///
+    /// # Errors
+    /// [`KernelError::Value`] if the sequence has ended, [`KernelError::Shape`] if there is no such layer.
+    pub fn first_held(&self, sequence: SequenceId, layer: usize) -> Result<usize, KernelError> {
+        Ok(self.layer("KvCache::first_held", sequence, layer)?.released)
     }
 
     /// Forgets the positions from `len` on, in every layer.
@@ -401,6 +412,15 @@ impl KvCache {
             })
             .count()
     }
+}
+
+/// `len` times `value`, or an error where there is no memory for it.
+fn filled<T: Clone>(what: &'static str, len: usize, value: T) -> Result<Vec<T>, KernelError> {
+    let mut entries = Vec::new();
+    let bytes = len.saturating_mul(size_of::<T>());
+    entries.try_reserve_exact(len).map_err(|_| KernelError::Memory { what, bytes })?;
+    entries.resize(len, value);
+    Ok(entries)
 }
 
 impl Kernels {

@@ -16,6 +16,7 @@
 
 use super::PAGE;
 use crate::error::KernelError;
+use crate::memory::zeros;
 use crate::simd::{LANES, Simd};
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
@@ -100,7 +101,7 @@ impl PageId {
 
 /// All pages of a cache.
 pub(crate) struct Pages {
-    memory: Box<[u32]>,
+    memory: Vec<u32>,
     geometry: Geometry,
     /// References to each page.
     references: Vec<u32>,
@@ -155,16 +156,21 @@ impl Pages {
             PageId::new(count)?;
             Some((keys, values, page_bytes / 4, words))
         };
-        let memory = sizes().and_then(|s| Some((s, zeroed(s.3)?)));
-        let Some(((key_elements, value_elements, page_words, _), memory)) = memory else {
-            return Err(KernelError::Memory { what: "key-value cache", pages: count, n_kv_heads, head_dim });
+        const WHAT: &str = "the key-value cache";
+        let Some((key_elements, value_elements, page_words, words)) = sizes() else {
+            return Err(KernelError::Memory { what: WHAT, bytes: usize::MAX });
         };
+        let mut free = Vec::new();
+        let refused =
+            |_| KernelError::Memory { what: WHAT, bytes: count.saturating_mul(size_of::<PageId>()) };
+        free.try_reserve_exact(count).map_err(refused)?;
+        let memory: Vec<u32> = zeros(WHAT, words)?;
         let skip = memory.as_ptr().align_offset(4 * LINE_WORDS).min(LINE_WORDS);
         Ok(Pages {
             memory,
             geometry: Geometry { skip, page_words, pages: count, key_elements, value_elements, cache_type },
-            references: vec![0; count],
-            free: Vec::with_capacity(count),
+            references: zeros(WHAT, count)?,
+            free,
             untouched: 0,
         })
     }
@@ -236,20 +242,6 @@ impl Pages {
     /// A handle through which several threads write heads of pages at once.
     pub(crate) fn writer(&mut self) -> PageWriter<'_> {
         PageWriter { memory: self.memory.as_mut_ptr(), geometry: self.geometry, lifetime: PhantomData }
-    }
-}
-
-/// Zeroed words that the system has not backed with memory yet.
-fn zeroed(words: usize) -> Option<Box<[u32]>> {
-    let layout = std::alloc::Layout::array::<u32>(words).ok().filter(|l| l.size() > 0)?;
-    // SAFETY: the layout is not empty. A null pointer is turned away; otherwise the allocation has exactly the layout
-    // of `words` u32, initialised to zero, and is owned by the box alone.
-    unsafe {
-        let memory = std::alloc::alloc_zeroed(layout).cast::<u32>();
-        if memory.is_null() {
-            return None;
-        }
-        Some(Box::from_raw(std::ptr::slice_from_raw_parts_mut(memory, words)))
     }
 }
 

@@ -13,6 +13,7 @@ use super::{AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::MatMut;
+use crate::memory::zeros;
 use crate::pool::Team;
 use crate::simd::LANES;
 use std::ops::Range;
@@ -26,6 +27,8 @@ const CHUNK: usize = CHUNK_PAGES * PAGE;
 const UNITS_PER_THREAD: usize = 4;
 /// Alignment of scratch in elements: a cache line.
 const ALIGN: usize = 16;
+/// What the memory is for.
+const WHAT: &str = "attention's partial results";
 
 /// Neighbouring rows of one sequence.
 #[derive(Debug, Clone)]
@@ -60,6 +63,9 @@ impl AttentionScratch {
 
     /// Makes room for calls of at most `rows` rows by `threads` threads over sequences of at most `positions`
     /// positions; such calls, without a tap, allocate nothing.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`] if the system refuses.
     pub fn reserve(
         &mut self,
         threads: usize,
@@ -67,20 +73,27 @@ impl AttentionScratch {
         positions: usize,
         n_heads: usize,
         head_dim: usize,
-    ) {
-        self.tiles.reserve(rows.saturating_sub(self.tiles.len()));
-        grow(&mut self.slots, threads.max(1) * SlotShape::new(head_dim, false).len());
-        let split_rows = rows.min(UNITS_PER_THREAD * threads);
+    ) -> Result<(), KernelError> {
+        let bytes = rows.saturating_mul(size_of::<Tile>());
+        let tiles = rows.saturating_sub(self.tiles.len());
+        self.tiles.try_reserve(tiles).map_err(|_| KernelError::Memory { what: WHAT, bytes })?;
+        grow(&mut self.slots, threads.max(1).saturating_mul(SlotShape::new(head_dim, false).len()))?;
+        let split_rows = rows.min(UNITS_PER_THREAD.saturating_mul(threads));
         let partial = partial_len(n_heads, head_dim) + n_heads * ALIGN;
-        grow(&mut self.partials, positions.div_ceil(CHUNK) * split_rows * partial);
+        let chunks = positions.div_ceil(CHUNK);
+        grow(&mut self.partials, chunks.saturating_mul(split_rows).saturating_mul(partial))
     }
 }
 
 /// Makes `buffer` hold `len` elements behind its first cache line boundary.
-fn grow(buffer: &mut Vec<f32>, len: usize) {
-    if buffer.len() < len + ALIGN {
-        *buffer = vec![0.0; len + ALIGN];
+fn grow(buffer: &mut Vec<f32>, len: usize) -> Result<(), KernelError> {
+    let len = len.saturating_add(ALIGN);
+    if buffer.len() < len {
+        // The old one first: both together are never needed.
+        *buffer = Vec::new();
+        *buffer = zeros(WHAT, len)?;
     }
+    Ok(())
 }
 
 /// The elements behind the first cache line boundary, as rows.
@@ -185,7 +198,7 @@ pub(super) fn run(
     let split = team.threads() > 1 && units < UNITS_PER_THREAD * team.threads() && chunk_units > tiles.len();
     let most_units = if split { chunk_units * blocks } else { units };
     let threads = team.threads().min(most_units);
-    grow(slots, threads * slot_shape.len());
+    grow(slots, threads * slot_shape.len())?;
     let mut slots = aligned(slots, threads, slot_shape.len())?;
     if !split {
         for_units(team, slots, units, |unit, slot| {
@@ -197,7 +210,7 @@ pub(super) fn run(
     }
     let widest = tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
     let cols = partial_len(widest * block_heads, shape.head_dim);
-    grow(partials, most_units * cols);
+    grow(partials, most_units * cols)?;
     let partials = aligned(partials, most_units, cols)?;
     for_units(team, slots.reborrow(), most_units, |unit, slot| {
         // SAFETY: each unit is handed out once, and its row is its own.

@@ -76,11 +76,26 @@ impl Pool {
     /// microseconds to come, polling ones a tenth of one. Workers that get no work for a while fall asleep
     /// even inside; the next operation wakes them.
     pub fn enter<R>(&self, f: impl FnOnce(&Team<'_>) -> R) -> R {
-        if self.workers.len() == 0 {
+        self.enter_with(self.threads(), f)
+    }
+
+    /// The same with a team of at most `threads` threads, the caller among them; the other workers are left asleep.
+    ///
+    /// For work that gains nothing from all of them: a decoded token waits for memory, which fewer cores may use up.
+    ///
+    /// ```
+    /// # use gable_kernels::pool::Pool;
+    /// let pool = Pool::new(4);
+    /// assert_eq!(pool.enter_with(2, |team| team.threads()), 2);
+    /// assert_eq!(pool.enter_with(9, |team| team.threads()), pool.threads());
+    /// ```
+    pub fn enter_with<R>(&self, threads: usize, f: impl FnOnce(&Team<'_>) -> R) -> R {
+        let threads = threads.min(self.threads());
+        if threads <= 1 {
             return f(&Team::serial());
         }
-        self.workers.wake();
-        f(&Team::of(Runner::Pool(self)))
+        self.workers.wake(threads - 1);
+        f(&Team::of(Runner::Pool(self, threads)))
     }
 }
 
@@ -99,10 +114,16 @@ pub struct Team<'a> {
     one_thread: PhantomData<*const ()>,
 }
 
+/// Relaxed: the flag guards no data, it only has to be seen soon.
+fn is_set(flag: Option<&AtomicBool>) -> bool {
+    flag.is_some_and(|flag| flag.load(Ordering::Relaxed))
+}
+
 #[derive(Clone, Copy)]
 enum Runner<'a> {
     Serial,
-    Pool(&'a Pool),
+    /// The pool, and how many of its threads, the caller included.
+    Pool(&'a Pool, usize),
     Host(&'a dyn ParallelFor),
 }
 
@@ -121,7 +142,8 @@ impl<'a> Team<'a> {
         Team::of(Runner::Host(host))
     }
 
-    /// The same team, which from the moment `flag` is set starts no further operation.
+    /// The same team, which from the moment `flag` is set starts no further operation and, in one that runs, no further
+    /// part beyond the first of each thread.
     ///
     /// ```
     /// # use gable_kernels::pool::Pool;
@@ -140,15 +162,14 @@ impl<'a> Team<'a> {
 
     /// Whether the cancel flag is set. Ask after an operation whether its result is to be believed.
     pub fn is_cancelled(&self) -> bool {
-        // Relaxed: the flag guards no data, it only has to be seen soon.
-        self.cancel.is_some_and(|flag| flag.load(Ordering::Relaxed))
+        is_set(self.cancel)
     }
 
     /// How many parts are worth making: the number of threads that may take some.
     pub fn threads(&self) -> usize {
         match self.runner {
             Runner::Serial => 1,
-            Runner::Pool(pool) => pool.threads(),
+            Runner::Pool(_, threads) => threads,
             Runner::Host(host) => host.threads().max(1),
         }
     }
@@ -156,8 +177,8 @@ impl<'a> Team<'a> {
     /// Calls `f` with each of `0..parts` exactly once and returns when all calls have returned.
     ///
     /// The calls may happen on any threads of the team and in any order, one after another included. What
-    /// they wrote is visible to the caller. A team that [is cancelled](Team::is_cancelled) calls nothing; the
-    /// flag is looked at here, once per operation.
+    /// they wrote is visible to the caller. A team that [is cancelled](Team::is_cancelled) calls nothing, or, if that
+    /// happens meanwhile, not everything; the flag is looked at before the operation and between parts.
     ///
     /// # Panics
     /// If a part panicked, with the payload of the first that did, after the others have finished. (Serially,
@@ -167,9 +188,9 @@ impl<'a> Team<'a> {
             return;
         }
         match self.runner {
-            Runner::Pool(pool) if parts > 1 => pool.workers.run(parts, f),
+            Runner::Pool(pool, threads) if parts > 1 => pool.workers.run(threads, parts, self.cancel, f),
             Runner::Host(host) if parts > 1 => host::run(host, parts, f),
-            _ => (0..parts).for_each(f),
+            _ => (0..parts).take_while(|_| !self.is_cancelled()).for_each(f),
         }
     }
 }

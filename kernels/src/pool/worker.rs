@@ -22,6 +22,7 @@
 //! results visible to the caller and ends the worker's accesses before the operation leaves the stack. Withdraw
 //! needs no ordering: it only hands back what the caller itself wrote.
 
+use super::is_set;
 use std::any::Any;
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::ptr;
@@ -50,6 +51,7 @@ struct Padded<T>(T);
 /// One `run`: lives on the caller's stack from publish to join.
 struct Operation<'f> {
     f: &'f (dyn Fn(usize) + Sync),
+    cancel: Option<&'f AtomicBool>,
     parts: usize,
     /// Parts below this one belong to the thread of their number.
     owned: usize,
@@ -66,7 +68,7 @@ impl Operation<'_> {
         if self.owned == self.parts {
             return; // Keep off the counter: its line would travel for nothing.
         }
-        loop {
+        while !is_set(self.cancel) {
             // Relaxed: being a read-modify-write makes the number unique; the mailbox orders the data.
             let part = self.next.0.fetch_add(1, Ordering::Relaxed);
             if part >= self.parts {
@@ -135,37 +137,47 @@ impl Workers {
         self.threads.len()
     }
 
-    /// Wakes workers that sleep. A worker that is just falling asleep may be missed.
-    pub(super) fn wake(&self) {
-        self.wake_first(self.len());
-    }
-
-    fn wake_first(&self, count: usize) {
+    /// Wakes the first `count` workers, if they sleep. A worker that is just falling asleep may be missed.
+    pub(super) fn wake(&self, count: usize) {
         // To unpark a thread that is awake is one atomic exchange and no system call.
         if self.shared.asleep.0.load(Ordering::Relaxed) > 0 {
             self.threads[..count].iter().for_each(|worker| worker.thread().unpark());
         }
     }
 
-    /// Runs `f` with each of `0..parts`: with the workers, or alone if another `run` has them.
-    pub(super) fn run(&self, parts: usize, f: &(dyn Fn(usize) + Sync)) {
+    /// Runs `f` with each of `0..parts`: on `threads` threads, or alone if another `run` has the workers.
+    /// From the moment `cancel` is set no part is begun that does not belong to a thread.
+    pub(super) fn run(
+        &self,
+        threads: usize,
+        parts: usize,
+        cancel: Option<&AtomicBool>,
+        f: &(dyn Fn(usize) + Sync),
+    ) {
         // Acquire, and Release below, order this run after the last one, which may have been another thread's:
         // it left all mailboxes EMPTY.
         if self.taken.0.swap(true, Ordering::Acquire) {
-            return (0..parts).for_each(f);
+            return (0..parts).take_while(|_| !is_set(cancel)).for_each(f);
         }
-        let panic = self.fork_and_join(parts, f);
+        let panic = self.fork_and_join(threads, parts, cancel, f);
         self.taken.0.store(false, Ordering::Release);
         if let Some(payload) = panic {
             resume_unwind(payload);
         }
     }
 
-    /// One operation, from publish to join; what the first panic left. Needs at least one part, and `taken`.
-    fn fork_and_join(&self, parts: usize, f: &(dyn Fn(usize) + Sync)) -> Option<Payload> {
-        let owned = parts.min(self.len() + 1);
+    /// One operation, from publish to join; what the first panic left. Needs at least one part and one thread, at
+    /// most `len() + 1` threads, and `taken`.
+    fn fork_and_join(
+        &self,
+        threads: usize,
+        parts: usize,
+        cancel: Option<&AtomicBool>,
+        f: &(dyn Fn(usize) + Sync),
+    ) -> Option<Payload> {
+        let owned = parts.min(threads);
         let next = Padded(AtomicUsize::new(owned));
-        let operation = Operation { f, parts, owned, next, panic: Mutex::new(None) };
+        let operation = Operation { f, cancel, parts, owned, next, panic: Mutex::new(None) };
         let offer: Offer = ptr::from_ref(&operation).cast_mut().cast();
         let mailboxes = &self.shared.mailboxes[..owned - 1];
 
@@ -177,7 +189,7 @@ impl Workers {
         // A worker says that it sleeps, then looks into its mailbox; we fill the mailbox, then look who sleeps.
         // The two fences make it impossible that both looks come too early.
         fence(Ordering::SeqCst);
-        self.wake_first(owned - 1);
+        self.wake(owned - 1);
 
         operation.serve(0);
         for (mailbox, thread) in mailboxes.iter().zip(1..) {

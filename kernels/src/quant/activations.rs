@@ -25,6 +25,7 @@
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef, for_rows};
+use crate::memory::zeros;
 use crate::pool::Team;
 use crate::quant::Format;
 use crate::quant::blocks::{SPAN, STRIPE};
@@ -32,6 +33,8 @@ use crate::simd::{LANES, Simd};
 
 /// Values per int8 group.
 pub(crate) const GROUP: usize = 32;
+/// What the memory is for.
+const WHAT: &str = "the activations of a batch";
 
 /// Which rows of int8 groups get a second term.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -81,7 +84,7 @@ impl Forms {
         match (self.int8, self.remainder) {
             (false, _) => 0,
             (true, Remainder::None) => rows,
-            (true, _) => 2 * rows,
+            (true, _) => rows.saturating_mul(2),
         }
     }
 
@@ -110,8 +113,8 @@ pub(crate) struct Groups {
 }
 
 impl Groups {
-    fn with_capacity(len: usize) -> Self {
-        Groups { stride: 0, factors: vec![0.0; 2 * len], sum: vec![0; len] }
+    fn with_capacity(len: usize) -> Result<Self, KernelError> {
+        Ok(Groups { stride: 0, factors: zeros(WHAT, len.saturating_mul(2))?, sum: zeros(WHAT, len)? })
     }
 
     /// The rows up to `first`, and `rows` rows from there on to be written.
@@ -175,25 +178,36 @@ fn groups_of(k: usize) -> usize {
 
 impl Activations {
     /// Room for `max_rows` rows of up to `max_k` values.
+    ///
+    /// # Panics
+    /// If there is no memory for them; [`try_new`](Activations::try_new) gives an error instead.
     pub fn new(max_rows: usize, max_k: usize, forms: Forms) -> Self {
-        let len = max_rows * stride_of(max_k);
+        Self::try_new(max_rows, max_k, forms).unwrap_or_else(|error| panic!("{error}"))
+    }
+
+    /// Room for `max_rows` rows of up to `max_k` values.
+    ///
+    /// # Errors
+    /// [`KernelError::Memory`] if the system refuses.
+    pub fn try_new(max_rows: usize, max_k: usize, forms: Forms) -> Result<Self, KernelError> {
+        let len = max_rows.saturating_mul(stride_of(max_k));
         let int8_rows = forms.int8_rows(max_rows);
-        let groups = int8_rows * groups_of(max_k);
-        Activations {
+        let groups = int8_rows.saturating_mul(groups_of(max_k));
+        Ok(Activations {
             max_rows,
             max_k,
             rows: 0,
             k: 0,
             stride: 0,
             made: Forms::EXACT,
-            f32: vec![0.0; len],
-            i8: vec![0; int8_rows * stride_of(max_k)],
-            bf16: vec![0; if forms.bf16 { len } else { 0 }],
+            f32: zeros(WHAT, len)?,
+            i8: zeros(WHAT, int8_rows.saturating_mul(stride_of(max_k)))?,
+            bf16: zeros(WHAT, if forms.bf16 { len } else { 0 })?,
             outlier: vec![0; max_rows],
             remainders: Vec::with_capacity(max_rows),
-            by32: Groups::with_capacity(groups),
-            by16: Groups::with_capacity(2 * groups),
-        }
+            by32: Groups::with_capacity(groups)?,
+            by16: Groups::with_capacity(groups.saturating_mul(2))?,
+        })
     }
 
     /// Starts a new set of `rows` rows of `k` values and gives the f32 rows to be filled.

@@ -41,7 +41,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use crate::LoadError;
-use crate::mapped_file::MappedFile;
+use crate::mapped_file::{Access, MappedFile};
 use crate::tensor_table::{TensorInfo, TensorTable};
 
 use header::{ByteReader, Preamble};
@@ -73,8 +73,17 @@ impl Gguf {
     /// A file that cannot be read or is no GGUF file, a header that breaks the rules, parts that do not belong
     /// together. Errors name the file, and the key or tensor.
     pub fn open(path: impl AsRef<Path>) -> Result<Gguf, LoadError> {
+        Gguf::open_with(path, Access::default())
+    }
+
+    /// The same with another way to bring the files into memory.
+    ///
+    /// # Errors
+    ///
+    /// As [`Gguf::open`] and [`MappedFile::open_with`].
+    pub fn open_with(path: impl AsRef<Path>, access: Access) -> Result<Gguf, LoadError> {
         let path = path.as_ref();
-        let file = MappedFile::open(path)?;
+        let file = MappedFile::open_with(path, access)?;
         let first = parse(&file, 0).map_err(|err| err.in_file(path))?;
         let paths = split::other_parts(path, &first.metadata).map_err(|err| err.in_file(path))?;
         let mut gguf = Gguf {
@@ -86,7 +95,7 @@ impl Gguf {
         };
         let (mut files, mut tensors) = (vec![file], first.tensors);
         for path in &paths {
-            let file = MappedFile::open(path)?;
+            let file = MappedFile::open_with(path, access)?;
             let part = parse(&file, files.len()).map_err(|err| err.in_file(path))?;
             split::check_part(&gguf.metadata, &part.metadata, files.len())
                 .map_err(|err| err.in_file(path))?;
