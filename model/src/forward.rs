@@ -35,7 +35,7 @@ pub enum Numerics {
 impl Numerics {
     /// In which forms activations are made for these weights.
     pub fn forms(self, weight: &WeightMatrix) -> Forms {
-        match self {
+        match weight.numerics().unwrap_or(self) {
             Numerics::Exact => Forms::EXACT,
             Numerics::Fast => Forms::fast(weight.format()),
         }
