@@ -7,6 +7,7 @@ mod catalogue;
 mod chat;
 mod doctor;
 mod exit;
+mod feed;
 mod inspect;
 mod interrupt;
 mod locate;
@@ -16,6 +17,7 @@ mod options;
 mod perplexity;
 mod pull;
 mod run;
+mod score;
 mod statistics;
 mod tokenize;
 
@@ -48,6 +50,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how well a text is foreseen
     Perplexity(perplexity::PerplexityArgs),
+    /// Log-probabilities of given texts or choices
+    Score(score::ScoreArgs),
     /// Show what this machine offers
     Doctor(doctor::DoctorArgs),
 }
@@ -63,6 +67,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Score(args) => score::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     })
 }
