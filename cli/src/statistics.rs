@@ -256,7 +256,7 @@ mod tests {
         let (ratio, (low, high)) = ratio_of_medians(&double, &b);
         assert!((ratio - 2.0).abs() < 0.05 && low > 1.5 && high < 2.5);
         let (low, high) = median_interval(&a);
-        assert!(low >= 98.0 && low <= 100.0 && high >= 100.0 && high <= 102.0);
+        assert!((98.0..=100.0).contains(&low) && (100.0..=102.0).contains(&high));
     }
 
     #[test]

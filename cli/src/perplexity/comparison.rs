@@ -202,7 +202,7 @@ mod unit {
                 divergence: x / 1000.0,
                 nll: 2.0 + x / 50.0,
                 nll_base: 1.9 + x / 49.0,
-                same_top: i % 4 != 0,
+                same_top: !i.is_multiple_of(4),
             }
         };
         Comparisons((0..101).map(of).collect())

@@ -58,6 +58,20 @@ fn path(folder: &str, name: &str) -> String {
     path.to_str().unwrap().to_owned()
 }
 
+/// `text` must be what stands in `snapshots/NAME.txt`. With `GABLE_BLESS=1` it is written there instead.
+pub fn snapshot(name: &str, text: &str) {
+    let path = path("snapshots", &format!("{name}.txt")).replace("/snapshots/", "/tests/snapshots/");
+    if std::env::var_os("GABLE_BLESS").is_some() {
+        std::fs::write(&path, text).unwrap();
+        return;
+    }
+    let expected = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(
+        text == expected,
+        "{path} is out of date; look at the change and run the test with GABLE_BLESS=1. Now:\n{text}"
+    );
+}
+
 /// A path of its own in the folder for temporary files, removed at the end.
 pub struct Scrap(PathBuf);
 
