@@ -69,6 +69,10 @@ pub struct PerplexityArgs {
     /// 0: one line of running estimates; 1: a line for each chunk, with mean and error of the log-probability
     #[arg(long, value_name = "0|1", value_parser = count(0, 1), default_value_t = 0)]
     ppl_output_type: usize,
+    #[arg(long, hide = true)]
+    kl_divergence: bool,
+    #[arg(long, alias = "save-all-logits", value_name = "FILE", hide = true)]
+    kl_divergence_base: Option<PathBuf>,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -103,6 +107,9 @@ enum Base {
 
 /// Runs the command.
 pub fn run(args: &PerplexityArgs) -> Result<()> {
+    if args.kl_divergence || args.kl_divergence_base.is_some() {
+        return Err(usage("logits need no file here: --vs BASE.gguf runs both models side by side"));
+    }
     let model = args.model.open()?;
     let base = match args.vs.as_deref() {
         None => None,

@@ -125,6 +125,7 @@ fn models_of_other_vocabularies_and_short_texts_are_refused() {
     run(&["--vs", "no-such-model"], 1, &["no-such-model"]);
     run(&["-c", "64", "--tokens", "100"], 1, &["100 tokens", "at least 128"]);
     run(&["--blame"], 2, &["--vs"]);
+    run(&["--kl-divergence-base", "logits.kld"], 2, &["--vs BASE.gguf"]);
     run(&["--ppl-output-type", "2"], 2, &["0 to 1"]);
 }
 

@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{gable, golden, json, stdout};
+use program::{fixture, gable, golden, json, snapshot, stdout};
 use serde_json::Value;
 use std::process::Stdio;
 
@@ -106,6 +106,12 @@ fn explain_says_that_an_instruction_set_was_asked_for() {
         "{text}"
     );
     assert!(text.contains("gemm_int8_2x16_portable"), "{text}");
+    // On one instruction set a table of it is the same everywhere, but for the line about the CPU.
+    let model = fixture("gpt2/model.gguf");
+    let output = gable(&["explain", "-m", &model, "-t", "2"]).env("GABLE_ISA", "portable").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("isa ")).collect();
+    snapshot("explain-gpt2-portable", &(lines.join("\n") + "\n"));
 }
 
 #[test]
@@ -132,4 +138,16 @@ fn a_reader_who_leaves_does_not_disturb_a_table() {
             "{args:?}: {err}"
         );
     }
+}
+
+#[test]
+fn doctor_says_the_same_in_lines_and_in_json() {
+    let text = stdout(&["doctor", "--no-bandwidth"]);
+    let found = json(&["doctor", "--no-bandwidth", "--json"]);
+    let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().to_owned();
+    assert_eq!(found["cpu"], value("cpu "));
+    assert!(value("isa ").starts_with(found["isa"].as_str().unwrap()), "{text}");
+    assert!(value("threads ").starts_with(&found["threads"].to_string()), "{text}");
+    assert_eq!(found["models"]["smollm2"], true);
+    assert!(found.get("read_gb_s").is_none());
 }

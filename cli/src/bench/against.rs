@@ -8,7 +8,7 @@ use super::measure::Bench;
 use super::options::{Form, MeasureArgs, Plan};
 use super::record::Record;
 use crate::exit::say;
-use crate::options::usage;
+use crate::options::{CacheTypeName, NumericsName, usage};
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use std::io::Write;
@@ -75,7 +75,9 @@ fn other(args: &MeasureArgs, plan: &Plan, program: &Path, file: &Path) -> Result
             command.arg("-m").arg(file).args(["-r", "1", "-o", "json", "-ngl", "0"]);
             command.args(["-t", &setting.threads.to_string(), "-d", &depth.to_string()]);
             command.args(["-b", &setting.batch.to_string(), "-ub", &setting.ubatch.to_string()]);
-            if let Some(kind) = setting.cache_type {
+            // Exact numerics have a cache of f32, whose name must be the same on both sides.
+            let exact = (args.numerics == NumericsName::Exact).then_some(CacheTypeName::F32);
+            if let Some(kind) = setting.cache_type.or(exact) {
                 command.args(["-ctk", kind.name(), "-ctv", kind.name()]);
             }
             if args.no_warmup {

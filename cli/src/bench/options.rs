@@ -14,7 +14,8 @@ const MOST_VALUES: usize = 10_000;
 #[derive(Debug, clap::Args)]
 pub struct MeasureArgs {
     /// Models; `synthetic:SHAPE:TYPE` makes one up, e.g. synthetic:llama-1b:q4_k
-    #[arg(short, long, value_name = "MODEL", value_delimiter = ',', default_value = crate::catalogue::DEFAULT_MODEL)]
+    #[arg(short, long, value_name = "MODEL", value_delimiter = ',', env = "GABLE_MODEL",
+        default_value = crate::catalogue::DEFAULT_MODEL)]
     pub model: Vec<String>,
     /// Prompt lengths; 0 for none
     #[arg(short = 'p', long, value_name = "LIST", default_value = "512")]
@@ -32,7 +33,7 @@ pub struct MeasureArgs {
     #[arg(short, long, value_name = "N", default_value_t = 5, value_parser = count(1, 10_000))]
     pub repetitions: usize,
     /// Numbers of threads [default: physical cores]
-    #[arg(short, long, value_name = "LIST")]
+    #[arg(short, long, value_name = "LIST", env = "GABLE_THREADS")]
     pub threads: Vec<String>,
     /// Tokens of a prompt that are read together at most
     #[arg(short, long, value_name = "LIST", default_value = "2048")]

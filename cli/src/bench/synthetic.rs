@@ -51,6 +51,18 @@ const LLAMA: Shape = Shape {
     window: 0,
 };
 
+/// Gemma's way.
+const GEMMA: Shape = Shape {
+    architecture: "gemma3",
+    kv_heads: 1,
+    head_dim: 256,
+    vocabulary: 262_144,
+    tied: true,
+    head_norms: true,
+    window: 512,
+    ..LLAMA
+};
+
 const SHAPES: [Shape; 8] = [
     LLAMA,
     Shape {
@@ -112,34 +124,8 @@ const SHAPES: [Shape; 8] = [
         head_norms: true,
         ..LLAMA
     },
-    Shape {
-        name: "gemma3-270m",
-        architecture: "gemma3",
-        layers: 18,
-        d_model: 640,
-        d_ff: 2048,
-        kv_heads: 1,
-        head_dim: 256,
-        vocabulary: 262_144,
-        tied: true,
-        head_norms: true,
-        window: 512,
-        ..LLAMA
-    },
-    Shape {
-        name: "gemma3-1b",
-        architecture: "gemma3",
-        layers: 26,
-        d_model: 1152,
-        d_ff: 6912,
-        kv_heads: 1,
-        head_dim: 256,
-        vocabulary: 262_144,
-        tied: true,
-        head_norms: true,
-        window: 512,
-        ..LLAMA
-    },
+    Shape { name: "gemma3-270m", layers: 18, d_model: 640, d_ff: 2048, ..GEMMA },
+    Shape { name: "gemma3-1b", layers: 26, d_model: 1152, d_ff: 6912, ..GEMMA },
 ];
 
 /// A model by name, and what it is called in results: the path, or the name of a made-up one.

@@ -88,6 +88,8 @@ pub fn run(job: &Job<'_>, ours: Arc<Model>, base: Base) -> Result<()> {
         }
     };
     let (yardstick, estimate) = measure_base(job, &subject, options)?;
+    let kept = yardstick.rows.iter().map(Vec::len).sum::<usize>().saturating_mul(size_of::<f32>());
+    say(&format!("perplexity: {} MiB of logits of {} positions are kept", kept >> 20, yardstick.rows.len()));
     let n = pieces.len();
     let mut costs = Vec::with_capacity(n);
     let start = Instant::now();
