@@ -6,6 +6,7 @@
 mod against;
 mod compare;
 mod host;
+mod list;
 mod measure;
 mod options;
 mod plot;

@@ -7,6 +7,7 @@
 mod blame;
 mod chunks;
 mod comparison;
+mod estimate;
 
 use crate::exit::say;
 use crate::feed::{self, Feed};
@@ -16,6 +17,7 @@ use anyhow::Result;
 use chunks::Plan;
 use clap::ValueEnum;
 use comparison::Comparisons;
+use estimate::{Estimate, count_of, eta, text_bytes};
 use gable_kernels::Pool;
 use gable_kernels::gemm::Phase;
 use gable_model::forward::Numerics;
@@ -287,33 +289,6 @@ fn other(name: &str, model: &Model) -> Result<Arc<Model>> {
     Ok(other)
 }
 
-/// Perplexity per token and per byte.
-struct Estimate {
-    scored: usize,
-    mean: f64,
-    error: f64,
-    bytes: usize,
-    per_byte: f64,
-}
-
-impl Estimate {
-    fn new(nll: &[f64], bytes: usize) -> Estimate {
-        let (mean, deviation) = mean_and_deviation(nll);
-        let error = deviation / count_of(nll).sqrt();
-        #[expect(clippy::cast_precision_loss, reason = "bytes of a text")]
-        let per_byte = nll.iter().sum::<f64>() / bytes as f64;
-        Estimate { scored: nll.len(), mean, error, bytes, per_byte }
-    }
-
-    fn print(&self, out: &mut impl Write) -> Result<()> {
-        let ppl = self.mean.exp();
-        writeln!(out, "Final estimate: PPL = {ppl:.4} +/- {:.5}", self.error * ppl)?;
-        let (per_byte, bits) = (self.per_byte.exp(), self.per_byte / std::f64::consts::LN_2);
-        writeln!(out, "Per byte: PPL = {per_byte:.4}, {bits:.4} bits ({} bytes)", self.bytes)?;
-        Ok(())
-    }
-}
-
 /// What was scored, the estimate, and what else was found.
 fn json(
     job: &Job<'_>,
@@ -323,16 +298,7 @@ fn json(
 ) -> serde_json::Value {
     let mut json = head(job, model, estimate.scored);
     if let Some(map) = json.as_object_mut() {
-        let ppl = estimate.mean.exp();
-        let values = [
-            ("ppl", ppl),
-            ("ppl_error", estimate.error * ppl),
-            ("nll", estimate.mean),
-            ("ppl_per_byte", estimate.per_byte.exp()),
-            ("bits_per_byte", estimate.per_byte / std::f64::consts::LN_2),
-        ];
-        map.extend(values.map(|(key, x)| (key.to_owned(), x.into())));
-        map.insert("bytes".to_owned(), estimate.bytes.into());
+        map.extend(estimate.json());
         map.extend(more);
     }
     json
@@ -351,37 +317,6 @@ fn say_what_ran(job: &Job<'_>, model: &Model, scored: usize) {
     say(&format!("{}: {scored} tokens scored, {features}", model.name()));
 }
 
-/// `bytes` and those of the text that the tokens stand for.
-fn text_bytes(tokenizer: &Tokenizer, tokens: &[u32], bytes: usize) -> usize {
-    tokens.iter().fold(bytes, |n, &id| n.saturating_add(tokenizer.visible_piece(id).len()))
-}
-
-#[expect(clippy::cast_precision_loss, reason = "counts of tokens")]
-fn count_of(values: &[f64]) -> f64 {
-    values.len() as f64
-}
-
-/// How long all passes will take, in llama-perplexity's words.
-#[expect(clippy::cast_precision_loss, reason = "for people to read")]
-fn eta(seconds: f64, passes: usize) -> String {
-    let total = (seconds * passes as f64).floor();
-    let hours = (total / 3600.0).floor();
-    let text = if hours >= 1.0 { format!("{hours:.0} hours ") } else { String::new() };
-    let minutes = (total - hours * 3600.0) / 60.0;
-    format!("perplexity: {seconds:.2} seconds per pass - ETA {text}{minutes:.2} minutes")
-}
-
 fn chunk_count(text: &str) -> Result<usize, String> {
     if text == "-1" { Ok(usize::MAX) } else { count(1, 1 << 30)(text) }
-}
-
-#[cfg(test)]
-mod unit {
-    use super::*;
-
-    #[test]
-    fn the_eta_is_worded_as_llama_perplexity_does() {
-        assert_eq!(eta(0.5, 20), "perplexity: 0.50 seconds per pass - ETA 0.17 minutes");
-        assert_eq!(eta(10.0, 1000), "perplexity: 10.00 seconds per pass - ETA 2 hours 46.67 minutes");
-    }
 }

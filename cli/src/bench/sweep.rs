@@ -1,7 +1,8 @@
 //! `gable bench sweep`: speed against depth, threads or batch.
 
+use super::list::list;
 use super::measure;
-use super::options::{Form, MeasureArgs, Setting, Test, list};
+use super::options::{Form, MeasureArgs, Setting, Test};
 use super::plot::{Panel, Point, svg};
 use super::record::Record;
 use super::table::{grid, line, print};

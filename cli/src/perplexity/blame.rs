@@ -11,7 +11,8 @@
 //! Starting from the base, not from our model, each cost is measured alone and never negative, and errors of all the
 //! other tensors do not drown it.
 
-use super::{Base, Estimate, Job, count_of, head, say_what_ran, text_bytes};
+use super::estimate::{Estimate, count_of, text_bytes};
+use super::{Base, Job, head, say_what_ran};
 use crate::exit::say;
 use crate::feed;
 use crate::options::usage;
@@ -287,7 +288,7 @@ fn print(job: &Job<'_>, base: &Model, estimate: &Estimate, costs: &[Cost], exact
             .collect();
         let mut json = head(job, base, estimate.scored);
         if let Some(map) = json.as_object_mut() {
-            map.insert("ppl_base".to_owned(), estimate.mean.exp().into());
+            map.insert("ppl_base".to_owned(), estimate.ppl().into());
             map.insert("kl_sum".to_owned(), total.into());
             map.insert("blame".to_owned(), list.into());
         }
@@ -307,6 +308,6 @@ fn print(job: &Job<'_>, base: &Model, estimate: &Estimate, costs: &[Cost], exact
         )?;
     }
     let per = if exact { "MiB of weights that read it" } else { "MiB saved against the base" };
-    writeln!(out, "\nsum of KL alone {total:.6}, PPL(base) {:.4}; KL per {per}", estimate.mean.exp())?;
+    writeln!(out, "\nsum of KL alone {total:.6}, PPL(base) {:.4}; KL per {per}", estimate.ppl())?;
     Ok(())
 }
