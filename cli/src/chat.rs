@@ -26,6 +26,13 @@ use std::sync::Arc;
 
 /// Options of `gable chat`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  gable chat
+  gable chat --system \"You're an apple.\" --show-prompt
+  gable chat -m gemma3 --plain --names User,Apple
+  gable chat -m model.gguf --temp 0 -n 64 < questions.txt
+
+In the conversation: /clear begins anew, /regen answers again, /exit leaves, Ctrl-C stops an answer.")]
 pub struct ChatArgs {
     #[command(flatten)]
     conversation: ConversationArgs,

@@ -2,7 +2,7 @@
 
 use crate::npy;
 use crate::options::{ModelArgs, PromptArgs, SessionArgs, usage};
-use crate::statistics::log_sum_exp;
+use crate::statistics::top_tokens;
 use anyhow::{Context, Result};
 use gable_kernels::gemm::Phase;
 use gable_model::session::Session;
@@ -63,15 +63,11 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         Some(path) => write_all(&mut session, &ids, path).with_context(|| path.display().to_string())?,
         None => session.prefill(&ids)?.to_vec(),
     };
-    let norm = log_sum_exp(&last);
-    let mut order: Vec<(u32, f32)> = (0..).zip(last.iter().copied()).collect();
-    order.sort_by(|a, b| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0)));
-    let top: Vec<_> = order
-        .iter()
-        .take(20)
-        .map(|&(id, x)| {
+    let top: Vec<_> = top_tokens(&last, 20)
+        .into_iter()
+        .map(|(id, logprob)| {
             let piece = String::from_utf8_lossy(tokenizer.piece(id)).into_owned();
-            serde_json::json!({ "id": id, "piece": piece, "logprob": f64::from(x) - norm })
+            serde_json::json!({ "id": id, "piece": piece, "logprob": logprob })
         })
         .collect();
     let mut out = std::io::stdout().lock();

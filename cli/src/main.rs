@@ -5,8 +5,11 @@
 mod bench;
 mod catalogue;
 mod chat;
+mod completions;
 mod doctor;
 mod exit;
+mod explain;
+mod feed;
 mod inspect;
 mod interrupt;
 mod locate;
@@ -20,15 +23,26 @@ mod run;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)] // a signal handler
 mod sigbus;
+mod score;
+mod selftest;
 mod statistics;
 mod tokenize;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
 
 /// Run, measure and look inside transformers on the CPU.
 #[derive(Debug, Parser)]
-#[command(version, about)]
+#[command(
+    version,
+    about,
+    args_override_self = true, // the last one counts, as scripts that add options expect
+    after_help = "Examples:
+  gable run 'The capital of France is'     continues a text, with the default model
+  gable chat -m model.gguf                 talks with a model
+  gable bench -m model.gguf                measures its speed
+  gable COMMAND --help                     shows a command's options and examples"
+)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -54,8 +68,18 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how well a text is foreseen
     Perplexity(perplexity::PerplexityArgs),
+    /// Log-probabilities of given texts or choices
+    Score(score::ScoreArgs),
+    /// Show which kernel computes what, and why
+    Explain(explain::ExplainArgs),
+    /// Check every kernel on this CPU
+    Selftest(selftest::SelftestArgs),
     /// Show what this machine offers
     Doctor(doctor::DoctorArgs),
+    /// Print completions for a shell
+    Completions(completions::CompletionsArgs),
+    /// Write manual pages
+    Man(completions::ManArgs),
 }
 
 fn main() -> ExitCode {
@@ -72,6 +96,11 @@ fn main() -> ExitCode {
         Command::Look(args) => look::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Score(args) => score::run(&args),
+        Command::Explain(args) => explain::run(&args),
+        Command::Selftest(args) => selftest::run(&args),
         Command::Doctor(args) => doctor::run(&args),
+        Command::Completions(args) => completions::run(&args, Cli::command()),
+        Command::Man(args) => completions::man(&args, Cli::command()),
     })
 }

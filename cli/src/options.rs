@@ -99,7 +99,7 @@ impl HabitArgs {
 
 /// llama.cpp's options of one dash and several letters as long ones; everything else as it is.
 pub fn with_long_names(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    const LONG: [(&str, &str); 9] = [
+    const LONG: [(&str, &str); 15] = [
         ("-pg", "--pg"),
         ("-tb", "--threads-batch"),
         ("-ub", "--ubatch-size"),
@@ -109,6 +109,12 @@ pub fn with_long_names(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<st
         ("-sys", "--system"),
         ("-fa", "--flash-attn"),
         ("-mg", "--main-gpu"),
+        ("-oe", "--output-err"),
+        ("-mmp", "--mmap"),
+        ("-embd", "--embeddings"),
+        ("-sm", "--split-mode"),
+        ("-dev", "--device"),
+        ("-ts", "--tensor-split"),
     ];
     let mut options = true; // until `--`
     args.map(|arg| {

@@ -22,6 +22,7 @@ use std::time::Duration;
 
 /// Options of `gable pull`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  gable pull\n  gable pull --list\n  gable pull gemma3")]
 pub struct PullArgs {
     /// Models to fetch
     #[arg(value_name = "MODEL", default_value = catalogue::DEFAULT_MODEL, value_parser = known_model())]

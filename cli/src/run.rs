@@ -4,19 +4,26 @@
 
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::options::{GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, usage};
+use crate::options::{GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, count, usage};
+use crate::statistics::{negative_log, top_tokens};
 use anyhow::Result;
 use gable_kernels::Kernels;
 use gable_model::RunError;
-use gable_model::generate::{GenerateStats, StopReason, generate};
+use gable_model::generate::{Drawn, GenerateStats, StopReason, generate, generate_with};
 use gable_model::sampler::Sampler;
-use gable_model::tokenizer::EncodeOptions;
+use gable_model::tokenizer::{EncodeOptions, Tokenizer};
+use std::cell::RefCell;
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::Duration;
 
 /// Options of `gable run`.
 #[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  gable run 'The capital of France is'
+  gable run -m model.gguf -n 64 --temp 0 -f prompt.txt
+  gable run --temp 0 -n 8 --logprobs 5 'My teacher was Professor'
+  echo 'Once upon a time' | gable run -")]
 pub struct RunArgs {
     #[command(flatten)]
     prompt: PromptArgs,
@@ -26,6 +33,9 @@ pub struct RunArgs {
     /// Reads names of control tokens in the prompt as those tokens
     #[arg(long, visible_alias = "special", help_heading = "Prompt")]
     parse_special: bool,
+    /// Prints a JSON line for each token instead of the text: its log-probability and the N most likely tokens
+    #[arg(long, value_name = "N", value_parser = count(0, 1000), help_heading = "Prompt")]
+    logprobs: Option<usize>,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -61,21 +71,59 @@ pub fn run(args: &RunArgs) -> Result<()> {
     say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
 
     let mut out = Checked::new();
-    if !args.no_display_prompt {
-        let _ = out.write(&prompt);
-    }
     let options = args.generation.options();
-    let (stats, pressed) = interrupt.during(|| {
-        generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |text| out.write(text))
-    });
+    let (stats, pressed) = match args.logprobs {
+        None => {
+            if !args.no_display_prompt {
+                let _ = out.write(&prompt);
+            }
+            let done = interrupt.during(|| {
+                generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |text| out.write(text))
+            });
+            let _ = out.write("\n");
+            done
+        }
+        Some(n) => interrupt.during(|| {
+            let out = RefCell::new(&mut out);
+            let write = |text: &str| out.borrow_mut().write(text);
+            generate_with(
+                &mut session,
+                tokenizer,
+                &mut sampler,
+                &ids,
+                &options,
+                &mut |_| write(""),
+                &mut |drawn| {
+                    // An error comes up at the next text.
+                    let _ = write(&logprobs_line(tokenizer, &drawn, n));
+                },
+            )
+        }),
+    };
     let stats = stats?;
-    let _ = out.write("\n");
     out.finish()?;
     say_timings(&stats);
     if stats.stop == StopReason::ContextFull {
         say(&format!("the context of {} tokens is full; -c makes it longer", session.max_positions()));
     }
     if pressed { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// A token with its log-probability and the `n` most likely ones, before any stage of the sampler.
+fn logprobs_line(tokenizer: &Tokenizer, drawn: &Drawn<'_>, n: usize) -> String {
+    let token = |id: u32, logprob: f64| {
+        let bytes = tokenizer.piece(id);
+        serde_json::json!({
+            "id": id, "piece": String::from_utf8_lossy(bytes), "bytes": bytes, "logprob": logprob,
+        })
+    };
+    let mut json = token(drawn.token, -negative_log(drawn.logits, drawn.token));
+    if let Some(map) = json.as_object_mut() {
+        let top: Vec<_> =
+            top_tokens(drawn.logits, n).into_iter().map(|(id, logprob)| token(id, logprob)).collect();
+        map.insert("top".to_owned(), top.into());
+    }
+    format!("{json}\n")
 }
 
 /// A prompt goes on, whatever the vocabulary wants to end texts with.

@@ -1,28 +1,10 @@
 //! The measuring commands as a user has them. Models are those of `gable pull`, read from the cache.
 
+mod program;
+
+use program::{fixture, gable, golden, json, snapshot, stdout};
 use serde_json::Value;
-use std::path::PathBuf;
-use std::process::Command;
-
-fn golden(name: &str) -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../model/tests/data/golden").join(name)
-}
-
-fn gable(args: &[&str]) -> String {
-    let output = Command::new(env!("CARGO_BIN_EXE_gable"))
-        .args(args)
-        .env_remove("GABLE_MODEL")
-        .env_remove("GABLE_THREADS")
-        .env_remove("GABLE_NUMERICS")
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    String::from_utf8(output.stdout).unwrap()
-}
-
-fn json(args: &[&str]) -> Value {
-    serde_json::from_str(&gable(args)).unwrap()
-}
+use std::process::Stdio;
 
 fn smollm2() -> Value {
     let text = std::fs::read_to_string(golden("smollm2-135m-instruct-q4_1.json")).unwrap();
@@ -48,7 +30,7 @@ fn tokenize_gives_the_golden_ids() {
 #[test]
 fn a_file_with_only_a_vocabulary_is_enough_for_tokenize() {
     let file = golden("tokenizer/ggml-vocab-llama-bpe.gguf");
-    let found = json(&["tokenize", "-m", file.to_str().unwrap(), "--no-bos", "--json", "hello world"]);
+    let found = json(&["tokenize", "-m", &file, "--no-bos", "--json", "hello world"]);
     assert_eq!(found["ids"], serde_json::json!([15339, 1917]));
 }
 
@@ -70,7 +52,7 @@ fn bench_prints_llama_benchs_table_and_json() {
     assert_eq!(tests, [(&Value::from(32), &Value::from(0)), (&Value::from(0), &Value::from(4))]);
     assert!(found[0]["avg_ts"].as_f64().unwrap() > 0.0);
     assert_eq!(found[0]["model_type"], "llama 135M Q4_1");
-    let table = gable(&args);
+    let table = stdout(&args);
     let columns: Vec<&str> = table.lines().next().unwrap().split('|').map(str::trim).collect();
     assert_eq!(columns, ["", "model", "size", "params", "backend", "threads", "test", "t/s", ""]);
     assert!(table.contains(" pp32 |") && table.contains(" tg4 |"), "{table}");
@@ -79,7 +61,7 @@ fn bench_prints_llama_benchs_table_and_json() {
 #[test]
 fn fast_numerics_stay_close_to_exact_ones() {
     let file = golden("passage.txt");
-    let args = ["perplexity", "-m", "smollm2", "-f", file.to_str().unwrap(), "--whole", "--tokens", "96"];
+    let args = ["perplexity", "-m", "smollm2", "-f", &file, "--whole", "--tokens", "96"];
     let found = json(&[&args[..], &["--vs", "exact", "--json"]].concat());
     assert_eq!(found["scored"], 95);
     let kl = found["kl_mean"].as_f64().unwrap();
@@ -91,4 +73,81 @@ fn inspect_counts_the_tensors() {
     let found = json(&["inspect", "-m", "smollm2", "--json"]);
     assert_eq!(found["tensors"].as_array().unwrap().len(), 272);
     assert_eq!(found["tied_embedding"], true);
+}
+
+#[test]
+fn explain_shows_a_kernel_for_every_matrix_and_why() {
+    let found = json(&["explain", "-m", "gemma3", "--json", "-t", "3"]);
+    let matmuls = found["matmuls"].as_array().unwrap();
+    assert_eq!((matmuls.len(), &found["threads"]), (18 * 7 + 1, &3.into()));
+    let isa = found["isa"].as_str().unwrap();
+    for m in matmuls {
+        let kernel = |phase: &str| m[phase]["kernel"].as_str().unwrap().to_owned();
+        assert!(kernel("prompt").starts_with("gemm_int8_") && kernel("prompt").ends_with(isa), "{m}");
+        assert_eq!(kernel("decode"), format!("gemv_int8_{isa}"), "{m}");
+        assert!(m["why"].as_str().unwrap().contains("int8"));
+    }
+    let exact = stdout(&["explain", "-m", "gemma3", "--numerics", "exact"]);
+    assert!(
+        exact.contains("gemm_f32_") && !exact.contains("int8") && exact.contains("append_f32"),
+        "{exact}"
+    );
+    assert!(exact.contains("15 of 18 layers see 512 positions"), "{exact}");
+    // Tensors that differ in their layer alone are one row.
+    assert!(exact.contains("blk.*.attn_q.weight (18 tensors): Q5_0, 1024 x 640"), "{exact}");
+}
+
+#[test]
+fn explain_says_that_an_instruction_set_was_asked_for() {
+    let output = gable(&["explain"]).env("GABLE_ISA", "portable").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        text.contains("isa portable: GABLE_ISA asks for it; this CPU has") || !text.contains("avx"),
+        "{text}"
+    );
+    assert!(text.contains("gemm_int8_2x16_portable"), "{text}");
+    // On one instruction set a table of it is the same everywhere, but for the line about the CPU.
+    let model = fixture("gpt2/model.gguf");
+    let output = gable(&["explain", "-m", &model, "-t", "2"]).env("GABLE_ISA", "portable").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.starts_with("isa ")).collect();
+    snapshot("explain-gpt2-portable", &(lines.join("\n") + "\n"));
+}
+
+#[test]
+fn selftest_checks_every_instruction_set_and_many_threads() {
+    let text = stdout(&["selftest", "--quick", "--json", "-t", "3"]);
+    let checks: Vec<Value> = text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(checks.iter().all(|c| c["passed"] == true && c["failure"].is_null()), "{text}");
+    let of = |kernel: &str| checks.iter().filter(|c| c["kernel"] == kernel).count();
+    let isas = gable_kernels::Kernels::every_available().count();
+    assert_eq!((of("many threads"), of("attention, f16 cache")), (isas, isas));
+    let one = stdout(&["selftest", "--quick", "-t", "1"]);
+    assert!(!one.contains("many threads") && one.ends_with(" 0 wrong; 1 and 1 threads\n"), "{one}");
+}
+
+#[test]
+fn a_reader_who_leaves_does_not_disturb_a_table() {
+    for args in [&["explain", "-m", "smollm2"][..], &["selftest", "--quick"], &["completions", "bash"]] {
+        let mut child = gable(args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        drop(child.stdout.take());
+        let out = child.wait_with_output().unwrap();
+        let err = String::from_utf8_lossy(&out.stderr);
+        assert!(
+            out.status.success() && !err.contains("panicked") && !err.contains("error"),
+            "{args:?}: {err}"
+        );
+    }
+}
+
+#[test]
+fn doctor_says_the_same_in_lines_and_in_json() {
+    let text = stdout(&["doctor", "--no-bandwidth"]);
+    let found = json(&["doctor", "--no-bandwidth", "--json"]);
+    let value = |key: &str| text.lines().find_map(|l| l.strip_prefix(key)).unwrap().trim().to_owned();
+    assert_eq!(found["cpu"], value("cpu "));
+    assert!(value("isa ").starts_with(found["isa"].as_str().unwrap()), "{text}");
+    assert!(value("threads ").starts_with(&found["threads"].to_string()), "{text}");
+    assert_eq!(found["models"]["smollm2"], true);
+    assert!(found.get("read_gb_s").is_none());
 }

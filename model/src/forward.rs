@@ -41,7 +41,7 @@ impl Numerics {
     /// In which forms activations are made for these weights.
     pub fn forms(self, phase: Phase, weight: &WeightMatrix) -> Forms {
         let narrow = Forms::fast(weight.format());
-        match (self, phase) {
+        match (weight.numerics().unwrap_or(self), phase) {
             (Numerics::Exact, _) => Forms::EXACT,
             (Numerics::Fast, _) | (Numerics::Auto, Phase::Prompt) => {
                 narrow.with_remainder(Remainder::Outliers)

@@ -71,6 +71,17 @@ pub struct GenerateStats {
     pub stop: StopReason,
 }
 
+/// A token that was just drawn.
+#[derive(Debug, Clone, Copy)]
+pub struct Drawn<'a> {
+    /// Its id.
+    pub token: u32,
+    /// The raw scores it was drawn by, before any stage of the sampler.
+    pub logits: &'a [f32],
+    /// Whether it ends the text, so that it is not part of it.
+    pub ends_text: bool,
+}
+
 /// Reads `prompt` after what the session has already read, and draws tokens until there is a reason to stop.
 ///
 /// `on_text` is given the text as it comes, in whole characters, without control tokens; it can end the generation.
@@ -87,6 +98,28 @@ pub fn generate(
     options: &GenerateOptions,
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
 ) -> Result<GenerateStats, RunError> {
+    generate_with(session, tokenizer, sampler, prompt, options, on_text, &mut |_| {})
+}
+
+/// [`generate`], which shows each token with the scores it was drawn by to `on_token`, before its text.
+///
+/// # Errors
+/// Those of [`generate`].
+pub fn generate_with(
+    session: &mut Session,
+    tokenizer: &Tokenizer,
+    sampler: &mut Sampler,
+    prompt: &[u32],
+    options: &GenerateOptions,
+    on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    on_token: &mut dyn FnMut(Drawn<'_>),
+) -> Result<GenerateStats, RunError> {
+    let is_end = |id: u32| tokenizer.is_eog(id) && !options.ignore_eos;
+    let mut draw = |sampler: &mut Sampler, logits: &[f32]| {
+        let token = sampler.sample(logits)?;
+        on_token(Drawn { token, logits, ends_text: is_end(token) });
+        Ok::<u32, RunError>(token)
+    };
     if prompt.is_empty() {
         return Err(RunError::Option {
             name: "prompt",
@@ -106,7 +139,7 @@ pub fn generate(
     let start = Instant::now();
     let first = uncancelled(session.prefill(prompt))?.map(|logits| {
         prompt.iter().try_for_each(|&id| sampler.accept(id))?;
-        if options.max_tokens == 0 { Ok(None) } else { sampler.sample(logits).map(Some) }
+        if options.max_tokens == 0 { Ok(None) } else { draw(sampler, logits).map(Some) }
     });
     stats.prompt_time = start.elapsed();
     let Some(first) = first.transpose()? else {
@@ -121,7 +154,7 @@ pub fn generate(
         Writer { characters: Utf8Stream::new(), stops: StopStrings::new(&options.stop), on_text };
     stats.stop = loop {
         sampler.accept(token)?;
-        if tokenizer.is_eog(token) && !options.ignore_eos {
+        if is_end(token) {
             break StopReason::EndOfText;
         }
         stats.generated_tokens = stats.generated_tokens.saturating_add(1);
@@ -136,7 +169,7 @@ pub fn generate(
         }
         let Some(logits) = uncancelled(session.decode(token))? else { break StopReason::Interrupted };
         stats.decode_passes = stats.decode_passes.saturating_add(1);
-        token = sampler.sample(logits)?;
+        token = draw(sampler, logits)?;
     };
     stats.decode_time = start.elapsed();
     if stats.stop != StopReason::StopString {

@@ -3,12 +3,13 @@
 use crate::LoadError;
 use crate::arch::Family;
 use crate::config::{ModelConfig, Positions};
+use crate::forward::Numerics;
 use crate::gguf::{Gguf, OverrideValue};
 use crate::mapped_file::{Access, MappedFile};
 use crate::safetensors::Safetensors;
 use crate::tensor_table::TensorTable;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Binder, Loader, Weights};
+use crate::weights::{Binder, Loader, WeightMatrix, Weights};
 use gable_kernels::rope::{Rope, RopeScaling};
 use std::path::Path;
 
@@ -105,6 +106,22 @@ impl Model {
     /// Every tensor that the forward pass reads.
     pub fn weights(&self) -> &Weights {
         &self.weights
+    }
+
+    /// Puts another matrix, made by [`WeightMatrix::detached`], in the place of the one at `index` of
+    /// [`Weights::matrices`] and gives that one back: what a tensor's quantization costs is measured this way.
+    ///
+    /// # Errors
+    /// [`LoadError::Tensor`] if there is none at `index`, or if its shape is another.
+    pub fn replace_matrix(&mut self, index: usize, matrix: WeightMatrix) -> Result<WeightMatrix, LoadError> {
+        self.weights.replace(index, matrix)
+    }
+
+    /// Sets with which numbers the matrix at `index` of [`Weights::matrices`] is multiplied, `None` for those of the
+    /// session. Matrices that share their input (Q, K and V; gate and up) must be set together: forms of activations
+    /// are made once for all of them.
+    pub fn set_numerics(&mut self, index: usize, numerics: Option<Numerics>) {
+        self.weights.set_numerics(index, numerics);
     }
 
     /// The mapped files.

@@ -7,6 +7,7 @@
 use crate::LoadError;
 use crate::arch::{Family, Role, gguf_name};
 use crate::config::{ModelConfig, NormKind};
+use crate::forward::Numerics;
 use crate::tensor_table::{TensorInfo, TensorTable};
 use gable_kernels::KernelError;
 use gable_kernels::Kernels;
@@ -31,6 +32,7 @@ pub struct WeightMatrix {
     cols: usize,
     row_bytes: usize,
     source: Source,
+    numerics: Option<Numerics>,
 }
 
 impl WeightMatrix {
@@ -59,6 +61,25 @@ impl WeightMatrix {
         self.rows.saturating_mul(self.row_bytes)
     }
 
+    /// With which numbers this matrix alone is multiplied; `None` for the session's.
+    pub fn numerics(&self) -> Option<Numerics> {
+        self.numerics
+    }
+
+    /// A copy in memory of its own, which can take the place of a matrix of another model
+    /// ([`Model::replace_matrix`](crate::model::Model::replace_matrix)).
+    ///
+    /// # Errors
+    /// [`LoadError::Tensor`] if there is not enough memory.
+    pub fn detached(&self, files: &TensorTable) -> Result<WeightMatrix, LoadError> {
+        let bad = |reason: String| LoadError::Tensor { name: self.name.to_string(), reason };
+        let view = self.view(files).map_err(|e| bad(e.to_string()))?;
+        let mut bytes = Vec::new();
+        bytes.try_reserve_exact(self.n_bytes()).map_err(|e| bad(e.to_string()))?;
+        (0..self.rows).for_each(|row| bytes.extend_from_slice(view.row(row)));
+        Ok(WeightMatrix { name: self.name.clone(), source: Source::Owned(bytes), ..*self })
+    }
+
     /// The matrix as the kernels take it.
     ///
     /// # Errors
@@ -81,7 +102,15 @@ impl WeightMatrix {
             return Err(LoadError::Tensor { name: name.to_owned(), reason });
         };
         let source = Source::Mapped { shard: info.shard, offset: info.offset, n_bytes: info.n_bytes };
-        Ok(WeightMatrix { name: name.into(), format: info.format, rows, cols, row_bytes, source })
+        Ok(WeightMatrix {
+            name: name.into(),
+            format: info.format,
+            rows,
+            cols,
+            row_bytes,
+            source,
+            numerics: None,
+        })
     }
 
     /// Some consecutive rows as a matrix of its own.
@@ -180,6 +209,43 @@ impl Weights {
             linears.into_iter().flatten().chain([&l.up, &l.down]).map(|linear| &linear.weight)
         });
         std::iter::once(&self.embedding).chain(&self.position_embedding).chain(layers).chain(&self.output)
+    }
+
+    /// The same matrices in the same order, to be changed.
+    fn matrices_mut(&mut self) -> impl Iterator<Item = &mut WeightMatrix> {
+        let layers = self.layers.iter_mut().flat_map(|l| {
+            let linears = [Some(&mut l.q), Some(&mut l.k), Some(&mut l.v), Some(&mut l.attention_output)];
+            let ffn = [l.gate.as_mut(), Some(&mut l.up), Some(&mut l.down)];
+            linears.into_iter().chain(ffn).flatten().map(|linear| &mut linear.weight)
+        });
+        let first = std::iter::once(&mut self.embedding).chain(&mut self.position_embedding);
+        first.chain(layers).chain(&mut self.output)
+    }
+
+    /// Puts another matrix in the place of the one at `index` of [`Weights::matrices`] and gives that one back.
+    ///
+    /// # Errors
+    /// [`LoadError::Tensor`] if there is none at `index`, or if its shape is another.
+    pub(crate) fn replace(&mut self, index: usize, matrix: WeightMatrix) -> Result<WeightMatrix, LoadError> {
+        let bad = |reason| LoadError::Tensor { name: matrix.name.to_string(), reason };
+        let Some(place) = self.matrices_mut().nth(index) else {
+            return Err(bad(format!("there is no matrix {index}")));
+        };
+        if (place.rows, place.cols) != (matrix.rows, matrix.cols) {
+            let (rows, cols) = (place.rows, place.cols);
+            return Err(bad(format!(
+                "has shape {} x {}, but {} has {rows} x {cols}",
+                matrix.rows, matrix.cols, place.name
+            )));
+        }
+        Ok(std::mem::replace(place, matrix))
+    }
+
+    /// Sets with which numbers the matrix at `index` is multiplied.
+    pub(crate) fn set_numerics(&mut self, index: usize, numerics: Option<Numerics>) {
+        if let Some(matrix) = self.matrices_mut().nth(index) {
+            matrix.numerics = numerics;
+        }
     }
 }
 

@@ -93,6 +93,25 @@ pub enum CacheTypeName {
     F16,
 }
 
+impl CacheTypeName {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheTypeName::F32 => "f32",
+            CacheTypeName::F16 => "f16",
+        }
+    }
+}
+
+impl From<CacheTypeName> for CacheType {
+    fn from(name: CacheTypeName) -> CacheType {
+        match name {
+            CacheTypeName::F32 => CacheType::F32,
+            CacheTypeName::F16 => CacheType::F16,
+        }
+    }
+}
+
 impl SessionArgs {
     /// The session's options for this model.
     pub fn session_options(&self, model: &Model) -> Result<SessionOptions> {
@@ -143,9 +162,6 @@ impl SessionArgs {
         {
             return Err(usage("-ctk and -ctv differ; keys and values have one type, f32 or f16"));
         }
-        Ok(self.cache_type_k.or(self.cache_type_v).map(|name| match name {
-            CacheTypeName::F32 => CacheType::F32,
-            CacheTypeName::F16 => CacheType::F16,
-        }))
+        Ok(self.cache_type_k.or(self.cache_type_v).map(CacheType::from))
     }
 }

@@ -26,6 +26,7 @@ use crate::isa::Kernels;
 use crate::matrix::MatMut;
 use crate::pool::Team;
 use crate::quant::{Activations, Format, Forms, QuantWeights};
+use crate::simd::LANES;
 use std::ops::Range;
 
 pub(crate) use decode::decode;
@@ -50,8 +51,8 @@ pub struct Epilogue<'a> {
 }
 
 /// How the activations are read; follows from the weights' format and the forms that were made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Path {
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Path {
     /// f32 activations, weights widened or dequantized to f32.
     F32,
     /// int8 groups against the blocks' integers.
@@ -70,6 +71,19 @@ impl Path {
             Path::F32
         }
     }
+}
+
+/// How a matmul is computed: what [`Kernels::matmul`] follows, to be looked at beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct MatmulPlan {
+    /// How the activations are read.
+    pub path: Path,
+    /// Rows of activations times weight rows of a register tile; `None` where weight rows are streamed one by one.
+    pub tile: Option<(usize, usize)>,
+    /// Parts that the weight rows are cut into, spread over the threads.
+    pub parts: usize,
+    /// Weight rows per part are a multiple of this.
+    pub unit: usize,
 }
 
 /// One part of a matmul, as the leaves see it.
@@ -102,6 +116,38 @@ impl Job<'_> {
 const PART_UNIT: usize = 64;
 
 impl Kernels {
+    /// How a product with `rows` weight rows of a format will be computed by a team of `threads`, if the forms `made`
+    /// of the activations are there.
+    ///
+    /// ```
+    /// use gable_kernels::{Kernels, gemm::{Path, Phase}, quant::{Format, Forms}};
+    /// let plan = Kernels::best().matmul_plan(Phase::Decode, Format::Q4_K, Forms::fast(Format::Q4_K), 4096, 2);
+    /// assert_eq!((plan.path, plan.tile), (Path::Int8, None));
+    /// ```
+    pub fn matmul_plan(
+        self,
+        phase: Phase,
+        format: Format,
+        made: Forms,
+        rows: usize,
+        threads: usize,
+    ) -> MatmulPlan {
+        let path = Path::choose(format, made);
+        let threads = threads.max(1);
+        let unit = match phase {
+            Phase::Prompt => PART_UNIT.min(rows.div_ceil(threads).next_multiple_of(32)).max(1),
+            Phase::Decode => 16,
+        };
+        let tiles = self.table.tiles;
+        let (mr, nv) = if path == Path::Int8 { tiles.int8 } else { tiles.cells };
+        MatmulPlan {
+            path,
+            tile: (phase == Phase::Prompt).then_some((mr, nv * LANES)),
+            parts: parts(rows, unit, threads, phase),
+            unit,
+        }
+    }
+
     /// Multiplies activations with a weight matrix.
     ///
     /// `out[i, j] = sum_k x[i, k] W[j, k] + bias[j]`, or the same added to `out[i, j]` with
@@ -164,12 +210,8 @@ impl Kernels {
         if x.rows() == 0 || weights.rows() == 0 {
             return Ok(());
         }
-        let path = Path::choose(weights.format(), x.made());
-        let unit = match phase {
-            Phase::Prompt => PART_UNIT.min(weights.rows().div_ceil(team.threads()).next_multiple_of(32)),
-            Phase::Decode => 16,
-        };
-        let parts = parts(weights.rows(), unit, team.threads(), phase);
+        let MatmulPlan { path, unit, parts, .. } =
+            self.matmul_plan(phase, weights.format(), x.made(), weights.rows(), team.threads());
         out.for_columns(team, unit, parts, |rows: Range<usize>, mut out| {
             let job = Job {
                 weights: weights.row_range(rows.clone()),
@@ -199,5 +241,5 @@ fn parts(rows: usize, unit: usize, threads: usize, phase: Phase) -> usize {
         Phase::Decode if rows >= 64 * unit => 4 * threads,
         Phase::Decode => threads,
     };
-    wanted.clamp(1, units)
+    wanted.clamp(1, units.max(1))
 }
