@@ -83,11 +83,11 @@ pub fn gemm_vs_reference(data: &[u8]) {
     match format {
         Format::F32 => weights.iter_mut().skip(3).step_by(4).for_each(|b| *b &= 0xbe),
         Format::F16 | Format::BF16 => weights.iter_mut().skip(1).step_by(2).for_each(|b| *b &= 0xb3),
-        Format::Q6_K => weights.iter_mut().skip(209).step_by(210).for_each(|b| *b &= 0xb3),
         _ => {
             for block in weights.chunks_exact_mut(format.block_bytes()) {
-                block[1] &= 0xb3;
-                block[3] &= 0xb3;
+                for at in format.scale_offsets() {
+                    block[at + 1] &= 0xb3;
+                }
             }
         }
     }

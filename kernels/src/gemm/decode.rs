@@ -27,6 +27,10 @@ pub(crate) fn decode<S: Simd>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
         (Path::Int8, Format::Q4_K) => products::<S, Int8<blocks::Q4_K>>(s, job, out),
         (Path::Int8, Format::Q5_K) => products::<S, Int8<blocks::Q5_K>>(s, job, out),
         (Path::Int8, Format::Q6_K) => products::<S, Int8<blocks::Q6_K>>(s, job, out),
+        (Path::Int8, Format::Q2_K) => products::<S, Int8<blocks::Q2_K>>(s, job, out),
+        (Path::Int8, Format::Q3_K) => products::<S, Int8<blocks::Q3_K>>(s, job, out),
+        (Path::Int8, Format::IQ4_NL) => products::<S, Int8<blocks::IQ4_NL>>(s, job, out),
+        (Path::Int8, Format::IQ4_XS) => products::<S, Int8<blocks::IQ4_XS>>(s, job, out),
         (Path::Bf16, _) => products::<S, Bf16>(s, job, out),
         (Path::F32 | Path::Int8, _) => products::<S, F32>(s, job, out),
     }
