@@ -1,0 +1,20 @@
+//! Making a GGUF file with other element types.
+//!
+//! ```text
+//! Recipe (what the user wants) + the tensors  ->  choose: a format for every tensor
+//! header: the source's metadata, what was done, the tensors
+//! for each tensor: convert (rows over threads)  ->  bytes and how far off they are
+//! ```
+//!
+//! Sources stay in the map and one tensor at a time is in memory. Rows are independent of each other, so the bytes
+//! depend neither on the number of threads nor on the machine.
+
+mod convert;
+mod file_type;
+mod header;
+mod recipe;
+
+pub use convert::{Converted, Deviation, Quantizer};
+pub use file_type::{FILE_TYPES, FileType, format_by_name};
+pub use header::{ImatrixUse, header};
+pub use recipe::{Choice, Recipe};
