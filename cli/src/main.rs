@@ -7,14 +7,17 @@ mod catalogue;
 mod chat;
 mod doctor;
 mod exit;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod locate;
 mod logits;
+mod new_file;
 mod npy;
 mod options;
 mod perplexity;
 mod pull;
+mod quantize;
 mod run;
 mod statistics;
 mod tokenize;
@@ -48,6 +51,10 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Measure how well a text is foreseen
     Perplexity(perplexity::PerplexityArgs),
+    /// Convert a model to other element types
+    Quantize(quantize::QuantizeArgs),
+    /// Collect how much each column of a model's matrices matters
+    Imatrix(imatrix::ImatrixArgs),
     /// Show what this machine offers
     Doctor(doctor::DoctorArgs),
 }
@@ -63,6 +70,8 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Doctor(args) => doctor::run(&args),
     })
 }
