@@ -141,7 +141,7 @@ fn lines_and_totals_are_those_of_llama_quantize() {
         lines[19],
         "[  20/  21]                   output_norm.weight - [   64,     1,     1,     1], type =    f32, size =    0.000 MiB"
     );
-    assert!(out.contains("\nmodel size  =     0.38 MiB (32.00 BPW)\nquant size  =     0.09 MiB ("), "{out}");
+    assert!(out.contains("\nmodel size  =     0.38 MiB (32.00 BPW)\nquant size  =     0.08 MiB (6.40 BPW)"), "{out}");
     // The output matrix gets eight bits by rule, without falling back.
     assert!(
         out.contains("\nWARNING: 15 of 16 tensor(s) required fallback quantization\nquantize time = "),
