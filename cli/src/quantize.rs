@@ -13,10 +13,10 @@ use crate::options::{ThreadArgs, usage};
 use anyhow::{Context, Result, bail};
 use gable_kernels::quant::Format;
 use gable_model::finite::not_finite;
-use gable_model::gguf::{Gguf, writer::TensorWriter};
+use gable_model::gguf::writer::TensorWriter;
 use gable_model::imatrix::Imatrix;
 use gable_model::quantize::{
-    Choice, FILE_TYPES, FileType, ImatrixUse, Quantizer, Recipe, format_by_name, header,
+    Choice, FILE_TYPES, FileType, ImatrixUse, Quantizer, Recipe, Source, format_by_name,
 };
 use gable_model::tensor_table::TensorInfo;
 use regex::Regex;
@@ -33,7 +33,7 @@ use std::sync::atomic::AtomicBool;
                   gable quantize --allow-requantize --dry-run smollm2 Q4_0"
 )]
 pub struct QuantizeArgs {
-    /// GGUF file to read, file to write (left out: ggml-model-TYPE.gguf beside it), type, number of threads
+    /// GGUF file or Hugging Face folder to read, file to write (left out: ggml-model-TYPE.gguf beside or in it), type, number of threads
     #[arg(value_names = ["IN", "OUT", "TYPE", "NTHREADS"], num_args = 2..=4, required = true)]
     words: Vec<String>,
     /// Also converts tensors that are quantized already, which loses more than converting the original
@@ -115,9 +115,11 @@ impl QuantizeArgs {
             Some(_) => return Err(usage("NTHREADS must be 1 to 1024")),
         };
         let source = locate::model(source)?;
+        let name = format!("ggml-model-{}.gguf", file_type.name);
         let target = match target {
             Some(target) => PathBuf::from(target),
-            None => source.with_file_name(format!("ggml-model-{}.gguf", file_type.name)),
+            None if source.is_dir() => source.join(name),
+            None => source.with_file_name(name),
         };
         Ok(Job { source, target, file_type, threads })
     }
@@ -143,10 +145,7 @@ fn is_type(words: &[String]) -> bool {
 /// Runs the command.
 pub fn run(args: &QuantizeArgs) -> Result<()> {
     let job = args.job()?;
-    if job.source.is_dir() {
-        bail!("{}: a folder; quantize reads GGUF files", job.source.display());
-    }
-    let source = Gguf::open(&job.source)?;
+    let source = Source::open(&job.source)?;
     let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
     let choices = args.recipe(job.file_type).choose(source.tensors());
     check(&source, &choices, imatrix.as_ref(), args)?;
@@ -164,8 +163,7 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
         }
         return report.finish(true);
     }
-    let parts: Vec<&Path> = source.table().files().iter().map(|f| f.path()).collect();
-    let file = NewFile::create(&job.target, &parts)?;
+    let file = NewFile::create(&job.target, &source.files())?;
     let name = args.imatrix.as_ref().map(|p| p.display().to_string()).unwrap_or_default();
     let used = imatrix.as_ref().map(|m| ImatrixUse {
         file: &name,
@@ -174,7 +172,7 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
         chunks: m.chunk_count,
     });
     let writing = || format!("could not write {}", job.target.display());
-    let out = header(&source, &choices, job.file_type, used.as_ref())?.start(file).with_context(writing)?;
+    let out = source.header(&choices, job.file_type, used.as_ref())?.start(file).with_context(writing)?;
     let work = Work {
         source: &source,
         quantizer: Quantizer::new(job.threads)?,
@@ -194,7 +192,7 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
 }
 
 /// Everything that can be known to go wrong before the work begins.
-fn check(source: &Gguf, choices: &[Choice], imatrix: Option<&Imatrix>, args: &QuantizeArgs) -> Result<()> {
+fn check(source: &Source, choices: &[Choice], imatrix: Option<&Imatrix>, args: &QuantizeArgs) -> Result<()> {
     let mut known = 0_usize;
     for (tensor, choice) in source.tensors().iter().zip(choices) {
         if tensor.format == choice.format {
@@ -233,7 +231,7 @@ fn check(source: &Gguf, choices: &[Choice], imatrix: Option<&Imatrix>, args: &Qu
 }
 
 struct Work<'a> {
-    source: &'a Gguf,
+    source: &'a Source,
     quantizer: Quantizer,
     imatrix: Option<&'a Imatrix>,
     target: &'a Path,
@@ -249,16 +247,17 @@ impl Work<'_> {
         cancel: &AtomicBool,
     ) -> Result<Option<TensorWriter<NewFile>>> {
         let writing = || format!("could not write {}", self.target.display());
-        for (tensor, choice) in self.source.tensors().iter().zip(choices) {
-            let bytes = self.source.tensor_bytes(tensor);
+        for (i, (tensor, choice)) in self.source.tensors().iter().zip(choices).enumerate() {
+            let bytes = self.source.bytes(i)?;
             if tensor.format == choice.format {
-                copyable(tensor, bytes)?;
-                out.tensor(bytes).with_context(writing)?;
+                copyable(tensor, &bytes)?;
+                out.tensor(&bytes).with_context(writing)?;
                 report.tensor(tensor, *choice, None)?;
                 continue;
             }
             let importance = self.imatrix.and_then(|m| m.importance(&tensor.name));
-            let made = self.quantizer.convert(tensor, bytes, choice.format, importance.as_deref(), cancel)?;
+            let made =
+                self.quantizer.convert(tensor, &bytes, choice.format, importance.as_deref(), cancel)?;
             let Some(made) = made else { return Ok(None) };
             out.tensor(&made.bytes).with_context(writing)?;
             report.tensor(tensor, *choice, Some(made.deviation))?;

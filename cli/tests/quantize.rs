@@ -141,7 +141,10 @@ fn lines_and_totals_are_those_of_llama_quantize() {
         lines[19],
         "[  20/  21]                   output_norm.weight - [   64,     1,     1,     1], type =    f32, size =    0.000 MiB"
     );
-    assert!(out.contains("\nmodel size  =     0.38 MiB (32.00 BPW)\nquant size  =     0.08 MiB (6.40 BPW)"), "{out}");
+    assert!(
+        out.contains("\nmodel size  =     0.38 MiB (32.00 BPW)\nquant size  =     0.08 MiB (6.40 BPW)"),
+        "{out}"
+    );
     // The output matrix gets eight bits by rule, without falling back.
     assert!(
         out.contains("\nWARNING: 15 of 16 tensor(s) required fallback quantization\nquantize time = "),
@@ -428,4 +431,16 @@ fn a_wrong_command_line_is_explained() {
     fails(&quantize(&[&"--output-tensor-type", &"iq4_nl", &source, &target, &"Q4_0"]), 2, &["can be made"]);
     fails(&quantize(&[&folder.at("no.gguf"), &target, &"Q4_0"]), 1, &["no.gguf", "no such file"]);
     assert!(folder.names().is_empty());
+}
+
+#[test]
+fn a_folder_is_quantized_as_its_gguf_file_is() {
+    let folder = Folder::new("folder");
+    let (source, made, given) =
+        (fixture("gpt2").with_file_name("hf"), folder.at("a.gguf"), folder.at("b.gguf"));
+    succeeds(&quantize(&[&source, &made, &"Q8_0"]));
+    succeeds(&quantize(&[&fixture("gpt2"), &given, &"Q8_0"]));
+    assert_eq!(types(&made), types(&given));
+    let ((a, p), (b, q)) = (next(&made), next(&given));
+    assert!(a == b && (p - q).abs() < 1e-3, "{a} {p}, {b} {q}");
 }

@@ -11,6 +11,8 @@ use gable_model::gguf::{Gguf, writer::GgufWriter};
 use gable_model::imatrix::{Collector, Imatrix};
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::{Observer, Site};
+use gable_model::quantize::{Choice, FileType, Source};
+use gable_model::tokenizer::{EncodeOptions, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -254,4 +256,131 @@ fn files_that_are_no_importance_matrices_are_refused_by_name() {
     assert!(refused(write("imatrix", &[nan, counts])).contains("holds NaN"));
     let experts: (&str, &[u64], &[f32]) = ("a.weight.in_sum2", &[1, 2], &[1.0, 2.0]);
     assert!(refused(write("imatrix", &[experts, counts])).contains("inputs of 2 matrices"));
+}
+
+/// A folder of the fixtures as one GGUF file of the same weights.
+fn converted(name: &str) -> Scrap {
+    let folder = std::env::temp_dir().join(format!("gable-convert-{name}-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    for entry in std::fs::read_dir(fixtures.join(name).join("hf")).unwrap() {
+        let entry = entry.unwrap();
+        std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
+    }
+    std::fs::copy(fixtures.join("gpt2/hf/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+    let source = Source::open(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
+    let choices: Vec<Choice> =
+        source.tensors().iter().map(|t| Choice { format: t.format, instead_of: None }).collect();
+    let header = source.header(&choices, FileType::parse("F32").unwrap(), None).unwrap();
+    let mut out = header.start(Vec::new()).unwrap();
+    for i in 0..choices.len() {
+        out.tensor(&source.bytes(i).unwrap()).unwrap();
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+    Scrap::new(&format!("converted-{name}.gguf"), &out.finish().unwrap())
+}
+
+#[test]
+fn a_folder_becomes_the_gguf_file_of_the_same_weights() {
+    for name in
+        ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3", "gemma3-scaled", "gpt2"]
+    {
+        let file = converted(name);
+        let (made, given) = (Gguf::open(&file.0).unwrap(), Gguf::open(fixture(name)).unwrap());
+        let names = |g: &Gguf| {
+            let mut names: Vec<_> = g.tensors().iter().map(|t| (t.name.clone(), t.dims)).collect();
+            names.sort_by(|a, b| a.0.cmp(&b.0));
+            names
+        };
+        assert_eq!(names(&made), names(&given), "{name}");
+        let (made, given) = (open(&file.0), open(&fixture(name)));
+        let (a, b) = (made.config(), given.config());
+        assert_eq!(
+            (a.architecture, &a.windows, a.norm_eps),
+            (b.architecture, &b.windows, b.norm_eps),
+            "{name}"
+        );
+        let (made, given) = (last_logits(&made, Numerics::Exact), last_logits(&given, Numerics::Exact));
+        for (made, given) in made.iter().zip(&given) {
+            let worst = made.iter().zip(given).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(worst < 1e-4, "{name}: logits are {worst} apart");
+        }
+    }
+}
+
+#[test]
+fn a_folders_tokenizer_gives_the_same_ids_from_gguf() {
+    let file = converted("gpt2");
+    let made = open(&file.0);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpt2/hf");
+    let given = open(&folder);
+    let options = EncodeOptions { add_special: true, parse_special: true };
+    for text in ["the cat and the hello world", "in  the\n\nor 1234", "<|im_end|>", "\u{1f600} caf\u{e9}"] {
+        let [a, b] = [&made, &given].map(|m| m.tokenizer().encode(text, options).unwrap());
+        assert_eq!(a, b, "{text:?}");
+    }
+    assert_eq!(made.tokenizer().eos(), given.tokenizer().eos());
+}
+
+/// `tokenizer.json` as SentencePiece vocabularies are converted to it: merges in the order of the scores.
+fn sentence_piece_json() -> String {
+    let pieces =
+        ["th", "\u{2581}t", "\u{2581}th", "\u{2581}the", "an", "nd", "\u{2581}an", "\u{2581}and", "he"];
+    let mut tokens: Vec<String> = ["<unk>", "<s>", "</s>"].map(str::to_owned).to_vec();
+    tokens.extend((0..256).map(|b| format!("<0x{b:02X}>")));
+    tokens.extend(pieces.map(str::to_owned));
+    tokens.extend("\u{2581}etaoinshrdlucmwfgyp".chars().map(String::from));
+    let known = |s: &str| tokens.iter().any(|t| t == s);
+    let mut merges = Vec::new();
+    for piece in pieces {
+        let cuts = piece.char_indices().skip(1).map(|(at, _)| piece.split_at(at));
+        merges.extend(cuts.filter(|(a, b)| known(a) && known(b)).map(|(a, b)| format!("{a} {b}")));
+    }
+    let vocab: serde_json::Map<String, serde_json::Value> =
+        (0_u32..).zip(&tokens).map(|(i, t)| (t.clone(), i.into())).collect();
+    let special = |id: u32, content: &str| {
+        serde_json::json!({ "id": id, "content": content, "single_word": false, "lstrip": false, "rstrip": false,
+                            "normalized": false, "special": true })
+    };
+    let replace = |from: &str, to: &str| serde_json::json!({ "type": "Replace", "pattern": { "String": from }, "content": to });
+    serde_json::json!({
+        "version": "1.0",
+        "added_tokens": [special(0, "<unk>"), special(1, "<s>"), special(2, "</s>")],
+        "normalizer": { "type": "Sequence", "normalizers": [
+            { "type": "Prepend", "prepend": "\u{2581}" }, replace(" ", "\u{2581}") ] },
+        "pre_tokenizer": null, "post_processor": null,
+        "decoder": { "type": "Sequence", "decoders": [
+            replace("\u{2581}", " "), { "type": "ByteFallback" }, { "type": "Fuse" },
+            { "type": "Strip", "content": " ", "start": 1, "stop": 0 } ] },
+        "model": { "type": "BPE", "unk_token": "<unk>", "fuse_unk": true, "byte_fallback": true,
+                   "vocab": vocab, "merges": merges },
+    })
+    .to_string()
+}
+
+#[test]
+fn a_sentence_piece_vocabulary_gets_scores_in_the_order_of_its_merges() {
+    let folder = std::env::temp_dir().join(format!("gable-convert-spm-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/llama/hf");
+    for name in ["config.json", "model.safetensors"] {
+        std::fs::copy(fixture.join(name), folder.join(name)).unwrap();
+    }
+    std::fs::write(folder.join("tokenizer.json"), sentence_piece_json()).unwrap();
+    let source = Source::open(&folder).unwrap();
+    let header = source.header(&[], FileType::parse("F32").unwrap(), None).unwrap();
+    let gguf = Gguf::from_bytes(header.to_vec(&[]).unwrap()).unwrap();
+    let made = Tokenizer::from_gguf(gguf.metadata(), None).unwrap();
+    let given = Tokenizer::from_hf_folder(&folder).unwrap();
+    assert_eq!(gguf.metadata().get_str("tokenizer.ggml.model").unwrap(), Some("llama"));
+    for text in ["the other and then", "  two spaces", "caf\u{e9} \u{4f60}", "anthem", "</s>"] {
+        let options = EncodeOptions::default();
+        assert_eq!(made.encode(text, options).unwrap(), given.encode(text, options).unwrap(), "{text:?}");
+    }
+    // A tokenizer that GGUF cannot express is refused, not approximated.
+    let json = sentence_piece_json().replace("\"type\":\"BPE\"", "\"type\":\"WordLevel\"");
+    std::fs::write(folder.join("tokenizer.json"), json).unwrap();
+    let err = Source::open(&folder).unwrap_err().to_string();
+    assert!(err.contains("tokenizer.json"), "{err}");
+    std::fs::remove_dir_all(folder).unwrap();
 }

@@ -2,8 +2,7 @@
 
 use anyhow::Result;
 use gable_kernels::quant::Format;
-use gable_model::gguf::Gguf;
-use gable_model::quantize::{Choice, Deviation};
+use gable_model::quantize::{Choice, Deviation, Source};
 use gable_model::tensor_table::TensorInfo;
 use indicatif::{ProgressBar, ProgressStyle};
 use std::io::Write;
@@ -42,7 +41,7 @@ fn name(format: Format) -> String {
 impl Report {
     /// For all tensors of a model.
     #[expect(clippy::cast_precision_loss, reason = "a count for people")]
-    pub fn new(source: &Gguf, choices: &[Choice], json: bool) -> Result<Report> {
+    pub fn new(source: &Source, choices: &[Choice], json: bool) -> Result<Report> {
         let tensors = source.tensors();
         let work: usize = tensors
             .iter()

@@ -1,8 +1,8 @@
-//! Making a GGUF file with other element types.
+//! Making a GGUF file with other element types, of a GGUF file or a Hugging Face folder.
 //!
 //! ```text
 //! Recipe (what the user wants) + the tensors  ->  choose: a format for every tensor
-//! header: the source's metadata, what was done, the tensors
+//! Source::header: the source's metadata, what was done, the tensors
 //! for each tensor: convert (rows over threads)  ->  bytes and how far off they are
 //! ```
 //!
@@ -11,10 +11,11 @@
 
 mod convert;
 mod file_type;
-mod header;
+mod folder;
 mod recipe;
+mod source;
 
 pub use convert::{Converted, Deviation, Quantizer};
 pub use file_type::{FILE_TYPES, FileType, format_by_name};
-pub use header::{ImatrixUse, header};
 pub use recipe::{Choice, Recipe};
+pub use source::{ImatrixUse, Source};
