@@ -134,6 +134,18 @@ fn importance_lowers_the_error_where_it_lies() {
         };
         let (with, without) = (weighted(Some(&importance)), weighted(None));
         assert!(with < 0.95 * without, "{format}: {with} against {without}");
+        if LEGACY.contains(&format) {
+            let made = [Some(&importance[..]), None].map(|w| dequantize(format, &quantize(format, &x, w)));
+            for block in 0..x.len() / 32 {
+                let range = block * 32..(block + 1) * 32;
+                let [with, without] = [&made[0], &made[1]].map(|y| {
+                    let mean = importance.iter().sum::<f32>() / importance.len() as f32;
+                    let weight = |i: usize| f64::from((importance[block * 32 + i] / mean).max(1e-3));
+                    squared_error(&x[range.clone()], &y[range.clone()], weight)
+                });
+                assert!(with <= without * 1.0001, "{format}, block {block}: {with} against {without}");
+            }
+        }
         // Only its proportions count, and all the same is as good as none for the searches.
         let tenfold: Vec<f32> = importance.iter().map(|w| w * 1024.0).collect();
         assert_eq!(quantize(format, &x, Some(&importance)), quantize(format, &x, Some(&tenfold)), "{format}");

@@ -10,6 +10,22 @@ use half::f16;
 const LEN: usize = 32;
 type Block = [f32; LEN];
 
+/// A block before it is packed: `w = d (q - middle) + m`.
+struct Quants {
+    d: f16,
+    m: f16,
+    middle: f32,
+    q: [u8; LEN],
+}
+
+impl Quants {
+    fn error(&self, x: &Block, w: &Block) -> f32 {
+        let (d, m) = (self.d.to_f32(), self.m.to_f32());
+        let off = |i: usize| x[i] - (d * (f32::from(self.q[i]) - self.middle) + m);
+        (0..LEN).map(|i| w[i] * off(i) * off(i)).sum()
+    }
+}
+
 /// A row in Q4_0, Q4_1, Q5_0 or Q5_1.
 pub(super) fn row(format: Format, x: &[f32], weights: Option<&[f32]>, out: &mut [u8]) {
     let (with_min, bits) = match format {
@@ -20,13 +36,17 @@ pub(super) fn row(format: Format, x: &[f32], weights: Option<&[f32]>, out: &mut 
     };
     let weights = weights.map(|w| w.as_chunks::<LEN>().0);
     for (i, (out, x)) in out.chunks_exact_mut(format.block_bytes()).zip(x.as_chunks().0).enumerate() {
-        let w = weights.and_then(|w| w.get(i));
-        let (d, m, q) = match (with_min, w) {
-            (false, None) => centred(x, bits),
-            (true, None) => shifted(x, bits),
-            (false, Some(w)) => centred_weighted(x, w, bits),
-            (true, Some(w)) => shifted_weighted(x, w, bits),
+        let plain = if with_min { shifted(x, bits) } else { centred(x, bits) };
+        // Rarely, the plain rounding is the better one; then importance shall do no harm.
+        let quants = match weights.and_then(|w| w.get(i)) {
+            None => plain,
+            Some(w) => {
+                let searched =
+                    if with_min { shifted_weighted(x, w, bits) } else { centred_weighted(x, w, bits) };
+                if searched.error(x, w) < plain.error(x, w) { searched } else { plain }
+            }
         };
+        let Quants { d, m, q, .. } = quants;
         let (head, rest) = out.split_at_mut(if with_min { 4 } else { 2 });
         head[..2].copy_from_slice(&d.to_le_bytes());
         if with_min {
@@ -61,7 +81,7 @@ fn inverse(d: f32) -> f32 {
 }
 
 /// `w = d (q - 2^(bits - 1))`: the largest magnitude becomes the lowest integer.
-fn centred(x: &Block, bits: u32) -> (f16, f16, [u8; LEN]) {
+fn centred(x: &Block, bits: u32) -> Quants {
     let middle = (1_u32 << (bits - 1)) as f32;
     let mut extreme = x[0];
     for x in x {
@@ -71,31 +91,35 @@ fn centred(x: &Block, bits: u32) -> (f16, f16, [u8; LEN]) {
     }
     let d = extreme / -middle;
     let id = inverse(d);
-    (half(d), f16::ZERO, x.map(|x| (x * id + (middle + 0.5)).clamp(0.0, 2.0 * middle - 1.0) as u8))
+    let q = x.map(|x| (x * id + (middle + 0.5)).clamp(0.0, 2.0 * middle - 1.0) as u8);
+    Quants { d: half(d), m: f16::ZERO, middle, q }
 }
 
 /// `w = d q + m`: the range's ends become the ends of the integers.
-fn shifted(x: &Block, bits: u32) -> (f16, f16, [u8; LEN]) {
+fn shifted(x: &Block, bits: u32) -> Quants {
     let top = ((1_u32 << bits) - 1) as f32;
     let (min, max) = x.iter().fold((x[0], x[0]), |(min, max), x| (min.min(*x), max.max(*x)));
     let d = (max - min) / top;
     let id = inverse(d);
-    (half(d), half(min), x.map(|x| ((x - min) * id + 0.5).clamp(0.0, top) as u8))
+    let q = x.map(|x| ((x - min) * id + 0.5).clamp(0.0, top) as u8);
+    Quants { d: half(d), m: half(min), middle: 0.0, q }
 }
 
-fn centred_weighted(x: &Block, w: &Block, bits: u32) -> (f16, f16, [u8; LEN]) {
+fn centred_weighted(x: &Block, w: &Block, bits: u32) -> Quants {
     let middle = (1_u32 << (bits - 1)) as f32;
     let d = half(symmetric(x, w, -middle, middle - 1.0));
     let id = inverse(d.to_f32());
-    (d, f16::ZERO, x.map(|x| (nearest(x * id, -middle, middle - 1.0) + middle) as u8))
+    let q = x.map(|x| (nearest(x * id, -middle, middle - 1.0) + middle) as u8);
+    Quants { d, m: f16::ZERO, middle, q }
 }
 
-fn shifted_weighted(x: &Block, w: &Block, bits: u32) -> (f16, f16, [u8; LEN]) {
+fn shifted_weighted(x: &Block, w: &Block, bits: u32) -> Quants {
     let top = ((1_u32 << bits) - 1) as f32;
     let fit = affine(x, w, top, f32::INFINITY);
     let (d, m) = (half(fit.scale), half(fit.min));
     let id = inverse(d.to_f32());
-    (d, m, x.map(|x| nearest((x - m.to_f32()) * id, 0.0, top) as u8))
+    let q = x.map(|x| nearest((x - m.to_f32()) * id, 0.0, top) as u8);
+    Quants { d, m, middle: 0.0, q }
 }
 
 /// A row in Q8_0: `w = d q`, ties away from zero.
