@@ -65,6 +65,10 @@ macro_rules! operations {
                 = attention::leaf::merge;
             fn attention_finish(total: Total, output: &[f32], out: &mut [f32]) = attention::leaf::finish;
             fn attention_weights(total: Total, scores: &mut [f32]) = attention::leaf::weights;
+            fn probe_f32(rounds: usize) -> usize = crate::probe::f32_peak;
+            fn probe_bf16(rounds: usize) -> usize = crate::probe::bf16_peak;
+            fn probe_int8(rounds: usize) -> usize = crate::probe::int8_peak;
+            fn probe_read(bytes: &[u8], ahead: usize) = crate::probe::read;
         } }
     };
 }

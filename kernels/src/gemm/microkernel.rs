@@ -13,6 +13,8 @@
 
 #![allow(unsafe_code)]
 
+use crate::quant::blocks::SPAN;
+use crate::quant::{factor_at, half_group_at};
 use crate::simd::{LANES, Simd};
 
 /// The largest MR of any table.
@@ -26,26 +28,35 @@ pub(crate) struct CellPanel {
     pub(crate) len: usize,
 }
 
-/// `c[i][..] += sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain of fused multiply-adds (or bf16
+/// A tile's outputs: `MR` rows of `NR`.
+#[derive(Clone, Copy)]
+pub(crate) struct TileC {
+    /// What the products are added to: the outputs themselves, or one row for all (stride 0).
+    pub(crate) start: *const f32,
+    pub(crate) start_stride: usize,
+    pub(crate) c: *mut f32,
+    pub(crate) ldc: usize,
+}
+
+/// `c[i][..] = start[i][..] + sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain of fused multiply-adds (or bf16
 /// dot products) over k.
 ///
 /// # Safety
-/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `c` `MR` rows of `16 NV` f32 at `ldc`.
+/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `tile` `MR` rows of `16 NV` f32.
 #[inline(always)]
 pub(crate) unsafe fn tile_cells<S: Simd, const MR: usize, const NV: usize, const BF16: bool>(
     s: S,
     panel: CellPanel,
     a: *const u32,
     a_stride: usize,
-    c: *mut f32,
-    ldc: usize,
+    tile: TileC,
 ) {
     // SAFETY: all offsets are below the extents that the caller promised.
     unsafe {
         let mut acc = [[s.splat(0.0); NV]; MR];
         for i in 0..MR {
             for v in 0..NV {
-                acc[i][v] = s.load(c.add(i * ldc + v * LANES));
+                acc[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
             }
         }
         let mut w_at = panel.cells;
@@ -77,7 +88,7 @@ pub(crate) unsafe fn tile_cells<S: Simd, const MR: usize, const NV: usize, const
         }
         for i in 0..MR {
             for v in 0..NV {
-                s.store(c.add(i * ldc + v * LANES), acc[i][v]);
+                s.store(tile.c.add(i * tile.ldc + v * LANES), acc[i][v]);
             }
         }
     }
@@ -94,21 +105,21 @@ pub(crate) struct Int8Panel {
     pub(crate) min: *const f32,
     /// Sub-blocks.
     pub(crate) subs: usize,
-    /// Cells per sub-block: `SUB / 4`, hidden from the optimiser. Unrolled, the loads of all cells move to the front,
-    /// and accumulators are spilled.
-    pub(crate) cells_per_sub: usize,
+    /// Cells per half group: 4, hidden from the optimiser. Unrolled, the loads of all cells move to the front, and
+    /// accumulators are spilled.
+    pub(crate) cells_per_half: usize,
     /// What was added to every integer, and is taken off by way of the group sums.
     pub(crate) offset: i32,
 }
 
-/// `MR` rows of int8 groups, at the panel's first group.
+/// `MR` rows of int8 groups, at the stripe of the panel's first group.
 #[derive(Clone, Copy)]
 pub(crate) struct Int8Rows {
     pub(crate) q: *const i8,
     pub(crate) q_stride: usize,
-    pub(crate) scale: *const f32,
+    /// Scales and scaled sums: see [`factor_at`]. Rows are `2 group_stride` apart.
+    pub(crate) factors: *const f32,
     pub(crate) sum: *const i32,
-    pub(crate) scaled_sum: *const f32,
     pub(crate) group_stride: usize,
 }
 
@@ -122,19 +133,18 @@ pub(crate) trait TileKind {
     const SIGNED: bool;
 }
 
-/// `c[i][..] += sum over sub-blocks of scale_a scale_w (integer dot product) + scaled_sum_a min_w`. The integer part is
+/// `c[i][..] = start[i][..] + sum over sub-blocks of scale_a scale_w (integer dot product) + scaled_sum_a min_w`. The integer part is
 /// exact; each output is one f32 chain over sub-blocks.
 ///
 /// # Safety
-/// `panel` must hold its sub-blocks for `16 NV` weight rows, `a` `MR` rows of as many groups of `SUB` values, `c` `MR`
-/// rows of `16 NV` f32 at `ldc`.
+/// `panel` must hold its sub-blocks for `16 NV` weight rows, `a` `MR` rows of as many groups of `SUB` values, `tile` `MR`
+/// rows of `16 NV` f32.
 #[inline(always)]
 pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: usize>(
     s: S,
     panel: Int8Panel,
     a: Int8Rows,
-    c: *mut f32,
-    ldc: usize,
+    tile: TileC,
 ) {
     let nr = NV * LANES;
     // SAFETY: all offsets are below the extents that the caller promised.
@@ -142,7 +152,7 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
         let mut sum = [[s.splat(0.0); NV]; MR];
         for i in 0..MR {
             for v in 0..NV {
-                sum[i][v] = s.load(c.add(i * ldc + v * LANES));
+                sum[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
             }
         }
         let mut w_at = panel.cells;
@@ -158,34 +168,38 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
                     }
                 }
             }
-            for cell in 0..panel.cells_per_sub {
-                let mut w = [s.splat_cell(0); NV];
-                for v in 0..NV {
-                    w[v] = s.load_bytes(w_at.add(v * 64));
-                }
-                w_at = w_at.add(nr * 4);
-                for i in 0..MR {
-                    let q = a.q.add(i * a.q_stride + sub * K::SUB + 4 * cell);
-                    let q = s.splat_cell(q.cast::<u32>().read_unaligned());
+            for half in sub * K::SUB / 16..(sub + 1) * K::SUB / 16 {
+                let mut q_at = a.q.add(half_group_at(half / 2, half % 2));
+                for _ in 0..panel.cells_per_half {
+                    let mut w = [s.splat_cell(0); NV];
                     for v in 0..NV {
-                        acc[i][v] = if K::SIGNED {
-                            s.dot_i8i8(acc[i][v], w[v], q)
-                        } else {
-                            s.dot_u8i8(acc[i][v], w[v], q)
-                        };
+                        w[v] = s.load_bytes(w_at.add(v * 64));
                     }
+                    w_at = w_at.add(nr * 4);
+                    for i in 0..MR {
+                        let q = s.splat_cell(q_at.add(i * a.q_stride).cast::<u32>().read_unaligned());
+                        for v in 0..NV {
+                            acc[i][v] = if K::SIGNED {
+                                s.dot_i8i8(acc[i][v], w[v], q)
+                            } else {
+                                s.dot_u8i8(acc[i][v], w[v], q)
+                            };
+                        }
+                    }
+                    q_at = q_at.add(4);
                 }
             }
+            let factors = a.factors.add(factor_at(K::SUB, sub));
             for v in 0..NV {
                 let scale = s.load(panel.scale.add(sub * nr + v * LANES));
                 for i in 0..MR {
-                    let scale = s.mul(scale, s.splat(*a.scale.add(i * a.group_stride + sub)));
+                    let scale = s.mul(scale, s.splat(*factors.add(2 * i * a.group_stride)));
                     sum[i][v] = s.mul_add(s.from_i32(acc[i][v]), scale, sum[i][v]);
                 }
                 if K::HAS_MIN {
                     let min = s.load(panel.min.add(sub * nr + v * LANES));
                     for i in 0..MR {
-                        let scaled_sum = s.splat(*a.scaled_sum.add(i * a.group_stride + sub));
+                        let scaled_sum = s.splat(*factors.add(2 * i * a.group_stride + SPAN / K::SUB));
                         sum[i][v] = s.mul_add(min, scaled_sum, sum[i][v]);
                     }
                 }
@@ -193,7 +207,7 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
         }
         for i in 0..MR {
             for v in 0..NV {
-                s.store(c.add(i * ldc + v * LANES), sum[i][v]);
+                s.store(tile.c.add(i * tile.ldc + v * LANES), sum[i][v]);
             }
         }
     }

@@ -10,7 +10,9 @@
 
 #![allow(unsafe_code)]
 
-use super::microkernel::{CellPanel, Int8Panel, Int8Rows, MAX_MR, TileKind, for_mr, tile_cells, tile_int8};
+use super::microkernel::{
+    CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
+};
 use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::quant::blocks::{self, Block, CHUNK_SUBS, STEP};
@@ -32,8 +34,10 @@ pub(crate) fn prompt<S: Simd, const MR: usize, const NV: usize, const QMR: usize
     job: &Job<'_>,
     out: &mut MatMut<'_>,
 ) {
-    for i in 0..out.rows() {
-        job.start_row(out.row_mut(i));
+    if job.x.k() == 0 || (job.accumulate && job.bias.is_some()) {
+        for i in 0..out.rows() {
+            job.start_row(out.row_mut(i));
+        }
     }
     match (job.path, job.weights.format()) {
         (Path::Int8, Format::Q4_0) => int8::<S, blocks::Q4_0, QMR, QNV>(s, job, out),
@@ -53,17 +57,36 @@ pub(crate) fn prompt<S: Simd, const MR: usize, const NV: usize, const QMR: usize
     }
 }
 
+/// What a panel's tiles add their products to.
+struct Start {
+    /// The panel's biases, or zeros.
+    row: [f32; MAX_CELL_NR],
+    /// The first chunk continues what is in `out`, as the other chunks do.
+    continues: bool,
+}
+
+impl Start {
+    #[inline(always)]
+    fn new(job: &Job<'_>, cols: std::ops::Range<usize>) -> Self {
+        let mut row = [0.0; MAX_CELL_NR];
+        if let Some(bias) = job.bias {
+            row[..cols.len()].copy_from_slice(&bias[cols]);
+        }
+        Start { row, continues: job.accumulate }
+    }
+}
+
 /// Where a tile's outputs are: in `out` itself, or, where the panel has fewer rows than a tile has columns, in a
 /// small copy.
 struct TileOutput<'t> {
     copy: &'t mut [f32; MAX_MR * MAX_CELL_NR],
-    c: *mut f32,
-    ldc: usize,
+    c: TileC,
     whole: bool,
 }
 
 impl<'t> TileOutput<'t> {
-    /// Rows `first..first + rows` and the columns `from..from + cols` of `out`, for a tile that is `nr` wide.
+    /// Rows `first..first + rows` and the columns `from..from + cols` of `out`, for a tile that is `nr` wide; `start` where
+    /// nothing of the product is in `out` yet.
     #[inline(always)]
     fn open(
         copy: &'t mut [f32; MAX_MR * MAX_CELL_NR],
@@ -71,25 +94,34 @@ impl<'t> TileOutput<'t> {
         rows: std::ops::Range<usize>,
         cols: std::ops::Range<usize>,
         nr: usize,
+        start: Option<&Start>,
     ) -> Self {
         let whole = cols.len() == nr;
-        if whole {
-            let ldc = out.stride();
-            let c = out.row_mut(rows.start)[cols].as_mut_ptr();
-            return TileOutput { copy, c, ldc, whole };
+        let (c, ldc) = if whole {
+            (out.row_mut(rows.start)[cols.clone()].as_mut_ptr(), out.stride())
+        } else {
+            (copy.as_mut_ptr(), nr)
+        };
+        if let Some(start) = start {
+            return TileOutput {
+                copy,
+                c: TileC { start: start.row.as_ptr(), start_stride: 0, c, ldc },
+                whole,
+            };
         }
-        for (i, row) in rows.enumerate() {
-            copy[i * nr..][..cols.len()].copy_from_slice(&out.row_mut(row)[cols.clone()]);
+        if !whole {
+            for (i, row) in rows.enumerate() {
+                copy[i * nr..][..cols.len()].copy_from_slice(&out.row_mut(row)[cols.clone()]);
+            }
         }
-        let c = copy.as_mut_ptr();
-        TileOutput { copy, c, ldc: nr, whole }
+        TileOutput { copy, c: TileC { start: c, start_stride: ldc, c, ldc }, whole }
     }
 
     #[inline(always)]
     fn close(self, out: &mut MatMut<'_>, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) {
         if !self.whole {
             for (i, row) in rows.enumerate() {
-                out.row_mut(row)[cols.clone()].copy_from_slice(&self.copy[i * self.ldc..][..cols.len()]);
+                out.row_mut(row)[cols.clone()].copy_from_slice(&self.copy[i * self.c.ldc..][..cols.len()]);
             }
         }
     }
@@ -112,7 +144,9 @@ fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
     let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
         let cols = first..(first + nr).min(n);
+        let start = Start::new(job, cols.clone());
         for from in (0..k).step_by(CHUNK_CELLS * per_cell) {
+            let start = (from == 0 && !start.continues).then_some(&start);
             let to = (from + CHUNK_CELLS * per_cell).min(k);
             unpack_cells::<S, BF16>(s, job, first, nr, from, to, &mut panel);
             let panel = CellPanel { cells: panel.as_ptr(), len: (to - from).div_ceil(per_cell) };
@@ -123,11 +157,11 @@ fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
                 } else {
                     (job.x.f32_row(row)[from..].as_ptr().cast(), job.x.stride())
                 };
-                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr);
+                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
                 for_mr!(rows.len(), mr, |ROWS| {
                     // SAFETY: rows of x are padded to 64 values and `stride` apart; the panel is as long as it says; the
                     // tile's output holds `rows` rows of NR.
-                    unsafe { tile_cells::<S, ROWS, NV, BF16>(s, panel, a, stride, tile.c, tile.ldc) }
+                    unsafe { tile_cells::<S, ROWS, NV, BF16>(s, panel, a, stride, tile.c) }
                 });
                 tile.close(out, rows, cols.clone());
             }
@@ -207,7 +241,9 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
         let cols = first..(first + nr).min(n);
+        let start = Start::new(job, cols.clone());
         for from in (0..k).step_by(CHUNK_VALUES) {
+            let start = (from == 0 && !start.continues).then_some(&start);
             let to = (from + CHUNK_VALUES).min(k);
             panel.unpack::<S, B>(s, job, first, nr, from, to);
             let view = Int8Panel {
@@ -215,17 +251,17 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                 scale: panel.scale.as_ptr(),
                 min: panel.min.as_ptr(),
                 subs: (to - from) / B::SUB,
-                cells_per_sub: std::hint::black_box(B::SUB / 4),
+                cells_per_half: std::hint::black_box(4),
                 offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },
             };
             for row in (0..out.rows()).step_by(MR) {
                 let rows = row..(row + MR).min(out.rows());
                 let a = int8_rows(job, groups, row, from, B::SUB);
-                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr);
+                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
                 for_mr!(rows.len(), MR, |ROWS| {
                     // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as
                     // long as it says; the tile's output holds `rows` rows of NR.
-                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, tile.c, tile.ldc) }
+                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, tile.c) }
                 });
                 tile.close(out, rows, cols.clone());
             }
@@ -236,13 +272,11 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
 /// Rows of int8 activations from row `row` and value `from` on.
 #[inline(always)]
 fn int8_rows(job: &Job<'_>, groups: &Groups, row: usize, from: usize, sub: usize) -> Int8Rows {
-    let at = row * groups.stride + from / sub;
     Int8Rows {
         q: job.x.i8_row(row)[from..].as_ptr(),
         q_stride: job.x.stride(),
-        scale: groups.scale[at..].as_ptr(),
-        sum: groups.sum[at..].as_ptr(),
-        scaled_sum: groups.scaled_sum[at..].as_ptr(),
+        factors: groups.factors[2 * (row * groups.stride + from / sub)..].as_ptr(),
+        sum: groups.sum[row * groups.stride + from / sub..].as_ptr(),
         group_stride: groups.stride,
     }
 }

@@ -6,6 +6,14 @@
 //! ```text
 //! int8: x[32 g + i] ~ scale[g] q[32 g + i],  scale = max |x| / 127,  q = round(x / scale) in -127..=127
 //! ```
+//!
+//! The int8 rows lie in *stripes* of 128 values, four groups side by side: first the first sixteen values of each group,
+//! then the other sixteen. So one vector of 64 bytes meets four groups in quarters of their own, which is how most
+//! block formats unpack, and four neighbouring values are still one cell.
+//!
+//! ```text
+//! stripe   | g0: 0..16 | g1: 0..16 | g2: 0..16 | g3: 0..16 | g0: 16..32 | g1: 16..32 | g2: 16..32 | g3: 16..32 |
+//! ```
 
 #![allow(unsafe_code)]
 
@@ -14,6 +22,7 @@ use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef, for_rows};
 use crate::pool::Team;
 use crate::quant::Format;
+use crate::quant::blocks::{SPAN, STRIPE};
 use crate::simd::{LANES, Simd};
 
 /// Values per int8 group.
@@ -43,31 +52,37 @@ impl Forms {
     }
 }
 
-/// Per-row constants of int8 groups of one size: rows of `stride` entries, zeros behind the last group.
+/// Per-row constants of int8 groups of one size, zeros behind the last group.
+///
+/// The floats of a span of 256 values lie together, as decoding reads them: `[scales | scaled sums]`, where a scaled sum
+/// is `scale * sum`, what a block's minimum is multiplied with.
 #[derive(Debug, Default)]
 pub(crate) struct Groups {
+    /// Groups of a row, whole spans.
     pub(crate) stride: usize,
-    /// The group's scale.
-    pub(crate) scale: Vec<f32>,
-    /// Sum of the group's integers.
+    /// `[rows][stride / per_span][2][per_span]`
+    pub(crate) factors: Vec<f32>,
+    /// Sum of the group's integers: `[rows][stride]`.
     pub(crate) sum: Vec<i32>,
-    /// `scale * sum`: what a block's minimum is multiplied with.
-    pub(crate) scaled_sum: Vec<f32>,
 }
 
 impl Groups {
     fn with_capacity(len: usize) -> Self {
-        Groups { stride: 0, scale: vec![0.0; len], sum: vec![0; len], scaled_sum: vec![0.0; len] }
+        Groups { stride: 0, factors: vec![0.0; 2 * len], sum: vec![0; len] }
     }
 
-    fn rows_mut(&mut self, rows: usize) -> (MatMut<'_, f32>, (MatMut<'_, i32>, MatMut<'_, f32>)) {
-        let n = rows * self.stride;
-        let (scale, sum, scaled_sum) = (&mut self.scale[..n], &mut self.sum[..n], &mut self.scaled_sum[..n]);
-        (
-            MatMut::from_rows(scale, self.stride),
-            (MatMut::from_rows(sum, self.stride), MatMut::from_rows(scaled_sum, self.stride)),
-        )
+    fn rows_mut(&mut self, rows: usize) -> (MatMut<'_, f32>, MatMut<'_, i32>) {
+        let (factors, sum) =
+            (&mut self.factors[..2 * rows * self.stride], &mut self.sum[..rows * self.stride]);
+        (MatMut::from_rows(factors, 2 * self.stride), MatMut::from_rows(sum, self.stride))
     }
+}
+
+/// Where the scale of a group of `size` values lies in its row's factors; its scaled sum is `SPAN / size` behind it.
+#[inline(always)]
+pub(crate) fn factor_at(size: usize, group: usize) -> usize {
+    let per_span = SPAN / size;
+    group / per_span * 2 * per_span + group % per_span
 }
 
 /// Rows of activations in f32 and in the forms that matmuls ask for. All memory is allocated by [`Activations::new`].
@@ -77,7 +92,7 @@ pub struct Activations {
     max_k: usize,
     rows: usize,
     k: usize,
-    /// Values from one row to the next, in every form; a multiple of 64 plus 16, so that rows do not share cache sets.
+    /// Values from one row to the next, in every form: whole stripes and 64 more, so that rows do not share cache sets.
     stride: usize,
     made: Forms,
     f32: Vec<f32>,
@@ -90,9 +105,16 @@ pub struct Activations {
 }
 
 fn stride_of(k: usize) -> usize {
-    k.next_multiple_of(64) + 64
+    k.next_multiple_of(STRIPE) + 64
 }
 
+/// Where the sixteen values of half `half` of group `g` begin in an int8 row.
+#[inline(always)]
+pub(crate) fn half_group_at(g: usize, half: usize) -> usize {
+    g / 4 * STRIPE + half * 64 + g % 4 * 16
+}
+
+/// Groups of a row: whole spans, and whole vectors.
 fn groups_of(k: usize) -> usize {
     k.div_ceil(GROUP).next_multiple_of(LANES).max(LANES)
 }
@@ -138,7 +160,7 @@ impl Activations {
         self.by32.stride = groups_of(k);
         self.by16.stride = 2 * groups_of(k);
         for row in self.f32[..rows * self.stride].chunks_mut(self.stride.max(1)) {
-            row[k..k.next_multiple_of(64)].fill(0.0);
+            row[k..k.next_multiple_of(STRIPE)].fill(0.0);
         }
         MatMut::new(&mut self.f32[..rows * self.stride], rows, k, self.stride)
     }
@@ -163,19 +185,22 @@ impl Activations {
         self.made
     }
 
-    /// Row `i` with its zeros up to a multiple of 64.
+    /// Row `i` with its zeros up to whole stripes.
+    #[inline(always)] // called inside leaves, as the next two
     pub(crate) fn f32_row(&self, i: usize) -> &[f32] {
-        &self.f32[i * self.stride..][..self.k.next_multiple_of(64)]
+        &self.f32[i * self.stride..][..self.k.next_multiple_of(STRIPE)]
     }
 
-    /// Row `i` with its zeros up to a multiple of 64.
+    /// Row `i` in stripes, with its zeros up to whole ones.
+    #[inline(always)]
     pub(crate) fn i8_row(&self, i: usize) -> &[i8] {
-        &self.i8[i * self.stride..][..self.k.next_multiple_of(64)]
+        &self.i8[i * self.stride..][..self.k.next_multiple_of(STRIPE)]
     }
 
-    /// Row `i` with its zeros up to a multiple of 64.
+    /// Row `i` with its zeros up to whole stripes.
+    #[inline(always)]
     pub(crate) fn bf16_row(&self, i: usize) -> &[u16] {
-        &self.bf16[i * self.stride..][..self.k.next_multiple_of(64)]
+        &self.bf16[i * self.stride..][..self.k.next_multiple_of(STRIPE)]
     }
 
     /// Values from one row to the next.
@@ -216,24 +241,22 @@ impl Kernels {
             }
             let i8 = MatMut::from_rows(&mut a.i8[..len], a.stride.max(1));
             let groups = (a.by32.rows_mut(a.rows), a.by16.rows_mut(a.rows));
-            let k = a.k.next_multiple_of(64);
+            let k = a.k.next_multiple_of(STRIPE);
             for_rows(team, (i8, groups), |rows, (mut i8, (mut by32, mut by16))| {
                 for (i, row) in rows.enumerate() {
                     let mut out = QuantizedRow {
                         q: &mut i8.row_mut(i)[..k],
-                        scale32: by32.0.row_mut(i),
-                        sum32: by32.1.0.row_mut(i),
-                        scaled_sum32: by32.1.1.row_mut(i),
-                        scale16: by16.0.row_mut(i),
-                        sum16: by16.1.0.row_mut(i),
-                        scaled_sum16: by16.1.1.row_mut(i),
+                        factors32: by32.0.row_mut(i),
+                        sum32: by32.1.row_mut(i),
+                        factors16: by16.0.row_mut(i),
+                        sum16: by16.1.row_mut(i),
                     };
                     self.table.quantize_row(&f32.row(row)[..k], &mut out);
                 }
             });
         }
         if forms.bf16 {
-            let k = a.k.next_multiple_of(64);
+            let k = a.k.next_multiple_of(STRIPE);
             let bf16 = MatMut::from_rows(&mut a.bf16[..len], a.stride.max(1));
             for_rows(team, bf16, |rows, mut bf16| {
                 for (i, row) in rows.enumerate() {
@@ -249,26 +272,24 @@ impl Kernels {
 /// Where [`quantize_row`] writes one row.
 pub(crate) struct QuantizedRow<'a> {
     pub(crate) q: &'a mut [i8],
-    pub(crate) scale32: &'a mut [f32],
+    pub(crate) factors32: &'a mut [f32],
     pub(crate) sum32: &'a mut [i32],
-    pub(crate) scaled_sum32: &'a mut [f32],
-    pub(crate) scale16: &'a mut [f32],
+    pub(crate) factors16: &'a mut [f32],
     pub(crate) sum16: &'a mut [i32],
-    pub(crate) scaled_sum16: &'a mut [f32],
 }
 
-/// Leaf: one row to int8 groups; `x` is padded with zeros to a multiple of 64.
+/// Leaf: one row to int8 groups in stripes; `x` is padded with zeros to whole ones.
 #[inline(always)]
 pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>) {
     let n = x.len();
     let groups = n / GROUP;
-    assert!(n.is_multiple_of(64) && out.q.len() == n);
-    assert!(out.scale32.len() >= groups && out.sum32.len() >= groups && out.scaled_sum32.len() >= groups);
-    assert!(
-        out.scale16.len() >= 2 * groups
-            && out.sum16.len() >= 2 * groups
-            && out.scaled_sum16.len() >= 2 * groups
-    );
+    assert!(n.is_multiple_of(STRIPE) && out.q.len() == n);
+    assert!(out.sum32.len() >= groups && out.sum16.len() >= 2 * groups);
+    assert!(out.factors32.len() == 2 * out.sum32.len() && out.factors16.len() == 2 * out.sum16.len());
+    out.factors32[groups / 8 * 16..].fill(0.0);
+    out.factors16[groups / 8 * 32..].fill(0.0);
+    out.sum32[groups..].fill(0);
+    out.sum16[2 * groups..].fill(0);
     let zero = s.splat(0.0);
     for g in 0..groups {
         // SAFETY: group g lies within x and q, whose lengths are whole groups.
@@ -280,26 +301,22 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
             let scale = s.max_lane(abs) / 127.0 + poison;
             let inverse = s.splat(if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 });
             let (qa, qb) = (s.to_i32(s.mul(a, inverse)), s.to_i32(s.mul(b, inverse)));
-            s.store_i8(out.q.as_mut_ptr().add(g * GROUP), qa);
-            s.store_i8(out.q.as_mut_ptr().add(g * GROUP + LANES), qb);
+            s.store_i8(out.q.as_mut_ptr().add(half_group_at(g, 0)), qa);
+            s.store_i8(out.q.as_mut_ptr().add(half_group_at(g, 1)), qb);
             (scale, [s.sum_i32(qa), s.sum_i32(qb)])
         };
-        out.scale32[g] = scale;
         // A NaN may have become any integer; the scale is NaN then.
         out.sum32[g] = sums[0].wrapping_add(sums[1]);
-        out.scaled_sum32[g] = scale * out.sum32[g] as f32;
+        let at = factor_at(GROUP, g);
+        out.factors32[at] = scale;
+        out.factors32[at + SPAN / GROUP] = scale * out.sum32[g] as f32;
         for (half, sum) in sums.into_iter().enumerate() {
-            out.scale16[2 * g + half] = scale;
+            let at = factor_at(GROUP / 2, 2 * g + half);
             out.sum16[2 * g + half] = sum;
-            out.scaled_sum16[2 * g + half] = scale * sum as f32;
+            out.factors16[at] = scale;
+            out.factors16[at + 2 * SPAN / GROUP] = scale * sum as f32;
         }
     }
-    out.scale32[groups..].fill(0.0);
-    out.sum32[groups..].fill(0);
-    out.scaled_sum32[groups..].fill(0.0);
-    out.scale16[2 * groups..].fill(0.0);
-    out.sum16[2 * groups..].fill(0);
-    out.scaled_sum16[2 * groups..].fill(0.0);
 }
 
 /// Leaf: one row to bf16, to nearest even.

@@ -35,6 +35,10 @@ use crate::simd::{LANES, Simd};
 pub(crate) const CHUNK_SUBS: usize = LANES;
 /// Values per step: one vector of bytes.
 pub(crate) const STEP: usize = 64;
+/// Values per stripe: four groups of 32.
+pub(crate) const STRIPE: usize = 128;
+/// Values whose scales decoding makes at once: two stripes, eight groups of 32.
+pub(crate) const SPAN: usize = 256;
 
 /// Scales and minima of up to 16 sub-blocks: `w = scale * q + min`, where absent sub-blocks have zeros.
 pub(crate) struct Scales<S: Simd> {
@@ -59,7 +63,7 @@ pub(crate) trait Block {
     /// Whether there is a minimum.
     const HAS_MIN: bool;
 
-    /// Scales of the `n <= 16` sub-blocks from `sub`, a multiple of 16.
+    /// Scales of the `n <= 16` sub-blocks from `sub`, the first of a block.
     ///
     /// # Safety
     /// The sub-blocks must lie within the row.
@@ -71,6 +75,54 @@ pub(crate) trait Block {
     /// # Safety
     /// The values (the first 32 of them if `half`) must lie within the row.
     unsafe fn bytes<S: Simd>(s: S, row: *const u8, value: usize, half: bool) -> S::Bytes;
+
+    /// The integers of the stripe from `value`, a multiple of 128, of which the row has `groups` of 32 (1 to 4; the others
+    /// are any finite integers): quarter i of the first vector holds the first 16 values of the stripe's i-th group,
+    /// quarter i of the second the other 16, so that no lane mixes groups. Activations lie in the same order.
+    ///
+    /// # Safety
+    /// These groups must lie within the row.
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> [S::Bytes; 2] {
+        // SAFETY: the caller's promise.
+        unsafe { dealt_stripe::<S, Self>(s, row, value, groups) }
+    }
+
+    /// Scales of the eight groups of 32 from `value`, a multiple of 256, in lanes 0..8, their minima in lanes 8..16; zeros
+    /// for those beyond the row's `groups` from there (1 to 8). Not for formats with sub-blocks of 16.
+    ///
+    /// # Safety
+    /// These groups must lie within the row.
+    #[inline(always)]
+    unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> S::F32 {
+        let mut lanes = [0.0_f32; LANES + 8];
+        // SAFETY: the caller's promise; the minima overwrite the upper lanes of the scales, which are zeros.
+        unsafe {
+            let of_groups = Self::scales(s, row, value / 32, groups);
+            s.store(lanes.as_mut_ptr(), of_groups.scale);
+            s.store(lanes.as_mut_ptr().add(8), of_groups.min);
+            s.load(lanes.as_ptr())
+        }
+    }
+}
+
+/// [`Block::stripe`] from what every format has.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn dealt_stripe<S: Simd, B: Block + ?Sized>(
+    s: S,
+    row: *const u8,
+    value: usize,
+    groups: usize,
+) -> [S::Bytes; 2] {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let low = B::bytes(s, row, value, groups == 1);
+        let high = if groups > 2 { B::bytes(s, row, value + STEP, groups == 3) } else { low };
+        s.deal_quarters(low, high)
+    }
 }
 
 /// Gathers `n <= 16` f16 that lie `stride` bytes apart, zeros for the rest.
@@ -124,6 +176,46 @@ unsafe fn fifth_bits<S: Simd>(s: S, [p, q]: [*const u8; 2]) -> S::Bytes {
     s.expand_bits(u64::from(u32::from_le(lo)) | u64::from(u32::from_le(hi)) << 32, 0x10)
 }
 
+/// [`Block::span_scales`] of blocks that begin with d, and m where there is one.
+///
+/// # Safety
+/// `groups` blocks must be readable.
+#[inline(always)]
+unsafe fn legacy_scales<S: Simd, const BYTES: usize, const HAS_MIN: bool>(
+    s: S,
+    p: *const u8,
+    groups: usize,
+) -> S::F32 {
+    // SAFETY: the caller's promise.
+    unsafe {
+        if groups == 8 {
+            return s.gather_halves::<BYTES, HAS_MIN>(p);
+        }
+        let mut halves = [0_u16; LANES];
+        for i in 0..groups {
+            halves[i] = p.add(i * BYTES).cast::<u16>().read_unaligned();
+            if HAS_MIN {
+                halves[8 + i] = p.add(i * BYTES + 2).cast::<u16>().read_unaligned();
+            }
+        }
+        s.load_f16(halves.as_ptr())
+    }
+}
+
+/// # Safety
+/// 4 bytes must be readable.
+#[inline(always)]
+unsafe fn bits_of_32(p: *const u8) -> u64 {
+    // SAFETY: the caller's promise.
+    u64::from(u32::from_le(unsafe { p.cast::<u32>().read_unaligned() }))
+}
+
+/// The lower 16 bits of both halves, side by side.
+#[inline(always)]
+fn lower_halves(x: u64) -> u64 {
+    x & 0xffff | x >> 16 & 0xffff_0000
+}
+
 macro_rules! legacy {
     ($(#[$doc:meta])* $Name:ident, min: $has_min:literal, high: $high:literal, offset: $offset:literal) => {
         $(#[$doc])*
@@ -157,6 +249,42 @@ macro_rules! legacy {
                     let low = nibbles(s, blocks.map(|p| p.add(LOW)));
                     if $high { s.or(low, fifth_bits(s, blocks.map(|p| p.add(HIGH)))) } else { low }
                 }
+            }
+
+            #[inline(always)]
+            unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> [S::Bytes; 2] {
+                const HIGH: usize = if $has_min { 4 } else { 2 };
+                const LOW: usize = HIGH + if $high { 4 } else { 0 };
+                const BYTES: usize = LOW + 16;
+                // SAFETY: four blocks of the row; the quants end with their block.
+                unsafe {
+                    if groups < 4 {
+                        return dealt_stripe::<S, Self>(s, row, value, groups);
+                    }
+                    let p = row.add(value / 32 * BYTES);
+                    let q = p.add(LOW);
+                    let v = s.load_quarters([q, q.add(BYTES), q.add(2 * BYTES), q.add(3 * BYTES)]);
+                    let nibble = s.splat_cell(0x0f0f_0f0f);
+                    let mut bytes = [s.and(v, nibble), s.and(s.shift_quarters(v, [4; 4]), nibble)];
+                    if $high {
+                        let h = p.add(HIGH);
+                        let ab = bits_of_32(h) | bits_of_32(h.add(BYTES)) << 32;
+                        let cd = bits_of_32(h.add(2 * BYTES)) | bits_of_32(h.add(3 * BYTES)) << 32;
+                        // The lower 16 bits of each block belong to its first 16 values.
+                        let lower = lower_halves(ab) | lower_halves(cd) << 32;
+                        let upper = lower_halves(ab >> 16) | lower_halves(cd >> 16) << 32;
+                        bytes[0] = s.or(bytes[0], s.expand_bits(lower, 0x10));
+                        bytes[1] = s.or(bytes[1], s.expand_bits(upper, 0x10));
+                    }
+                    bytes
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> S::F32 {
+                const BYTES: usize = if $has_min { 4 } else { 2 } + if $high { 4 } else { 0 } + 16;
+                // SAFETY: these blocks are of the row; a block starts with d, and m where there is one.
+                unsafe { legacy_scales::<S, BYTES, $has_min>(s, row.add(value / 32 * BYTES), groups) }
             }
         }
     };
@@ -200,6 +328,28 @@ impl Block for Q8_0 {
         let [p, q] = block_pair(row, value, half, 34);
         // SAFETY: both blocks are of the row, each holds 32 bytes after d.
         unsafe { s.load_quarters([p.add(2), p.add(18), q.add(2), q.add(18)]) }
+    }
+
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> [S::Bytes; 2] {
+        // SAFETY: four blocks of the row, each with 32 bytes after d.
+        unsafe {
+            if groups < 4 {
+                return dealt_stripe::<S, Self>(s, row, value, groups);
+            }
+            let a = row.add(value / 32 * 34 + 2);
+            let b = a.add(16);
+            [
+                s.load_quarters([a, a.add(34), a.add(68), a.add(102)]),
+                s.load_quarters([b, b.add(34), b.add(68), b.add(102)]),
+            ]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> S::F32 {
+        // SAFETY: these blocks are of the row; a block starts with d.
+        unsafe { legacy_scales::<S, 34, false>(s, row.add(value / 32 * 34), groups) }
     }
 }
 
@@ -249,6 +399,35 @@ unsafe fn k_scales<S: Simd>(s: S, p: *const u8, block_bytes: usize, n: usize) ->
     }
 }
 
+/// [`Block::span_scales`] of the Q4_K or Q5_K block that begins at `p`.
+///
+/// # Safety
+/// The 16 bytes before the block's quants must be readable.
+#[inline(always)]
+unsafe fn k_span_scales<S: Simd>(s: S, p: *const u8) -> S::F32 {
+    // The minima are subtracted: adding the negated product is the same, down to the sign of a zero.
+    const SIGNS: [f32; LANES] =
+        [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0, -1.0];
+    // SAFETY: the block begins with d, dmin and twelve bytes of scales.
+    unsafe {
+        let integers = unpack_scales_6bit(p.add(4).cast::<[u8; 12]>().read());
+        let d = s.mul(s.spread_half_pair(p), s.load(SIGNS.as_ptr()));
+        s.mul(d, s.from_i32(s.load_u8(integers.as_ptr().cast())))
+    }
+}
+
+/// The nibbles of 64 bytes, of which each half holds two groups of 32, one in the low and one in the high nibbles.
+///
+/// # Safety
+/// 64 bytes must be readable.
+#[inline(always)]
+unsafe fn k_stripe_nibbles<S: Simd>(s: S, p: *const u8) -> [S::Bytes; 2] {
+    let nibble = s.splat_cell(0x0f0f_0f0f);
+    // SAFETY: the caller's promise.
+    let v = unsafe { s.load_bytes(p) };
+    s.zip_quarters(s.and(v, nibble), s.and(s.shift_quarters(v, [4; 4]), nibble))
+}
+
 /// 256 values, 4 bits, scales and mins of 6 bits.
 #[allow(non_camel_case_types)]
 pub(crate) struct Q4_K;
@@ -272,6 +451,18 @@ impl Block for Q4_K {
             s.load_quarters([p, p.add(16), p, p.add(16)])
         };
         s.and(s.shift_quarters(v, [0, 0, 4, 4]), s.splat_cell(0x0f0f_0f0f))
+    }
+
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
+        // SAFETY: half a block of the row.
+        unsafe { k_stripe_nibbles(s, row.add(value / 256 * 144 + 16 + value % 256 / 2)) }
+    }
+
+    #[inline(always)]
+    unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> S::F32 {
+        // SAFETY: a block of the row.
+        unsafe { k_span_scales(s, row.add(value / 256 * 144)) }
     }
 }
 
@@ -304,6 +495,35 @@ impl Block for Q5_K {
         let (a, b) = (2 * step - 4, 2 * step - 3);
         s.or(low, s.and(s.shift_quarters(high, [a, a, b, b]), s.splat_cell(0x1010_1010)))
     }
+
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
+        let second = value % 256 != 0;
+        // SAFETY: half a block of the row.
+        unsafe {
+            let p = row.add(value / 256 * 176);
+            let mut bytes = k_stripe_nibbles(s, p.add(if second { 112 } else { 48 }));
+            // Bit b of these 32 bytes belongs to group b of the block.
+            let h = p.add(16);
+            let high = [s.load_quarters([h; 4]), s.load_quarters([h.add(16); 4])];
+            let fifth = s.splat_cell(0x1010_1010);
+            for i in 0..2 {
+                let bit = if second {
+                    s.shift_quarters(high[i], [0, 1, 2, 3])
+                } else {
+                    s.shift_quarters(high[i], [-4, -3, -2, -1])
+                };
+                bytes[i] = s.or(bytes[i], s.and(bit, fifth));
+            }
+            bytes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> S::F32 {
+        // SAFETY: a block of the row.
+        unsafe { k_span_scales(s, row.add(value / 256 * 176)) }
+    }
 }
 
 /// 256 values, 6 bits around 32, signed 8-bit scales for every 16.
@@ -323,10 +543,9 @@ impl Block for Q6_K {
             let block = row.add(sub / 16 * 210);
             let biased = block.add(192).cast::<[u8; 16]>().read().map(|b| b ^ 0x80);
             let scales = s.sub_i32(s.load_u8(biased.as_ptr()), s.splat_i32(128));
-            let mut d = [0.0; LANES];
-            let bits = [block.add(208).cast::<u16>().read_unaligned(); LANES];
-            s.store(d.as_mut_ptr(), s.load_f16(bits.as_ptr()));
-            Scales { scale: s.mul(s.splat(d[0]), s.from_i32(scales)), min: s.splat(0.0) }
+            // Only the first half of the pair is of interest; the two bytes before it are readable in any case.
+            let d = s.spread_lanes::<8, 0>(s.spread_half_pair(block.add(206)));
+            Scales { scale: s.mul(d, s.from_i32(scales)), min: s.splat(0.0) }
         }
     }
 
@@ -344,6 +563,24 @@ impl Block for Q6_K {
         let low = s.and(s.shift_quarters(low, [4 * upper; 4]), s.splat_cell(0x0f0f_0f0f));
         let (a, b) = (4 * upper - 4, 4 * upper - 2);
         s.or(low, s.and(s.shift_quarters(high, [a, a, b, b]), s.splat_cell(0x3030_3030)))
+    }
+
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
+        let second = usize::from(value % 256 != 0);
+        let (nibble, upper_bits) = (s.splat_cell(0x0f0f_0f0f), s.splat_cell(0x3030_3030));
+        // SAFETY: half a block of the row: 64 bytes of nibbles, 32 of upper bits.
+        unsafe {
+            let p = row.add(value / 256 * 210);
+            let v = s.load_bytes(p.add(64 * second));
+            let mut bytes = s.deal_quarters(s.and(v, nibble), s.and(s.shift_quarters(v, [4; 4]), nibble));
+            let h = p.add(128 + 32 * second);
+            for i in 0..2 {
+                let high = s.shift_quarters(s.load_quarters([h.add(16 * i); 4]), [-4, -2, 0, 2]);
+                bytes[i] = s.or(bytes[i], s.and(high, upper_bits));
+            }
+            bytes
+        }
     }
 }
 

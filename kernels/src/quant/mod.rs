@@ -12,5 +12,5 @@ pub use format::Format;
 pub use quantize::quantize_weights;
 pub use weights::QuantWeights;
 
-pub(crate) use activations::{Groups, QuantizedRow, quantize_row, to_bf16_row};
+pub(crate) use activations::{Groups, QuantizedRow, factor_at, half_group_at, quantize_row, to_bf16_row};
 pub(crate) use rows::{dequantize_row, embed};

@@ -2,7 +2,7 @@
 
 use super::{Random, Sweep};
 use crate::pool::Team;
-use crate::quant::{Activations, Format, Forms, QuantWeights};
+use crate::quant::{Activations, Format, Forms, QuantWeights, factor_at, half_group_at};
 use crate::reference::quant;
 use half::bf16;
 
@@ -55,13 +55,13 @@ pub(super) fn prepare(sweep: &mut Sweep) {
             outcome.accept(kernels.prepare(&Team::serial(), &mut a, FORMS), || format!("{k} columns"));
             for (i, row) in rows.iter().enumerate() {
                 for (g, want) in quant::int8_groups(row).into_iter().enumerate() {
-                    let q = &a.i8_row(i)[32 * g..][..32];
-                    let at = i * a.by32.stride + g;
+                    let q = [0, 1].map(|half| &a.i8_row(i)[half_group_at(g, half)..][..16]).concat();
+                    let factors = &a.by32.factors[2 * i * a.by32.stride + factor_at(32, g)..];
                     let sum: i32 = want.q.iter().sum();
                     let right = q.iter().map(|q| i32::from(*q)).eq(want.q.iter().copied())
-                        && a.by32.scale[at].to_bits() == want.scale.to_bits()
-                        && a.by32.sum[at] == sum
-                        && a.by32.scaled_sum[at] == want.scale * sum as f32;
+                        && factors[0].to_bits() == want.scale.to_bits()
+                        && a.by32.sum[i * a.by32.stride + g] == sum
+                        && factors[8] == want.scale * sum as f32;
                     outcome
                         .require(right, || format!("{k} columns: int8 group {g} of row {i}: want {want:?}"));
                 }

@@ -200,6 +200,27 @@ macro_rules! avx2_token {
                     };
                     (pair(p), pair(p.add(2)))
                 }
+                fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
+                    let half = if FIRST < 8 { v.0 } else { v.1 };
+                    let spread = |i: usize| {
+                        let (a, b) = ((FIRST % 8 + i * STEP) as i32, (FIRST % 8 + (i + 1) * STEP) as i32);
+                        _mm256_permutevar8x32_ps(half, _mm256_setr_epi32(a, a, a, a, b, b, b, b))
+                    };
+                    (spread(0), spread(2))
+                }
+                unsafe fn spread_half_pair(p: *const u8) -> Floats {
+                    let half = |p: *const u8| _mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned()));
+                    (half(p), half(p.add(2)))
+                }
+                unsafe fn gather_halves<const STRIDE: usize, const PAIRS: bool>(p: *const u8) -> Floats {
+                    let gather = |p: *const u8| {
+                        let half = |i: usize| p.add(i * STRIDE).cast::<i16>().read_unaligned();
+                        _mm256_cvtph_ps(_mm_setr_epi16(
+                            half(0), half(1), half(2), half(3), half(4), half(5), half(6), half(7),
+                        ))
+                    };
+                    (gather(p), if PAIRS { gather(p.add(2)) } else { _mm256_setzero_ps() })
+                }
                 fn add(a: Floats, b: Floats) -> Floats { (_mm256_add_ps(a.0, b.0), _mm256_add_ps(a.1, b.1)) }
                 fn sub(a: Floats, b: Floats) -> Floats { (_mm256_sub_ps(a.0, b.0), _mm256_sub_ps(a.1, b.1)) }
                 fn mul(a: Floats, b: Floats) -> Floats { (_mm256_mul_ps(a.0, b.0), _mm256_mul_ps(a.1, b.1)) }
@@ -266,6 +287,16 @@ macro_rules! avx2_token {
                         _mm256_sllv_epi32(_mm256_srlv_epi32(v.0, counts(r[0], r[1])), counts(l[0], l[1])),
                         _mm256_sllv_epi32(_mm256_srlv_epi32(v.1, counts(r[2], r[3])), counts(l[2], l[3])),
                     )
+                }
+                fn deal_quarters(a: Ints, b: Ints) -> [Ints; 2] {
+                    let even = |v: Ints| _mm256_permute2x128_si256::<0x20>(v.0, v.1);
+                    let odd = |v: Ints| _mm256_permute2x128_si256::<0x31>(v.0, v.1);
+                    [(even(a), even(b)), (odd(a), odd(b))]
+                }
+                fn zip_quarters(a: Ints, b: Ints) -> [Ints; 2] {
+                    let even = |a, b| _mm256_permute2x128_si256::<0x20>(a, b);
+                    let odd = |a, b| _mm256_permute2x128_si256::<0x31>(a, b);
+                    [(even(a.0, b.0), even(a.1, b.1)), (odd(a.0, b.0), odd(a.1, b.1))]
                 }
                 fn expand_bits(bits: u64, value: u8) -> Ints {
                     (expand_bits_32(bits as u32, value), expand_bits_32((bits >> 32) as u32, value))

@@ -41,6 +41,32 @@ unsafe fn transpose_4x4(r: [__m512i; 4]) -> [__m512i; 4] {
     }
 }
 
+/// Where the heads of eight blocks (their first two words each) lie in two vectors of words: entry i for the first word of
+/// block i, entry 8 + i for the second.
+struct HeadWords<const STRIDE: usize>;
+
+impl<const STRIDE: usize> HeadWords<STRIDE> {
+    /// Whether the heads of four blocks lie in one vector. If so, the vectors begin at blocks 0 and 4; if not, each four
+    /// blocks have two, the second [`SECOND`](Self::SECOND) bytes behind the first, and the same entries.
+    const FOUR_FIT: bool = 3 * STRIDE + 4 <= 64;
+    /// At block 2, or earlier where the vector would reach beyond block 3.
+    const SECOND: usize = if 2 * STRIDE + 64 <= 4 * STRIDE { 2 * STRIDE } else { 4 * STRIDE - 64 };
+
+    const INDEX: [u16; 32] = {
+        let mut index = [0; 32];
+        let mut lane = 0;
+        while lane < 16 {
+            let byte = lane % 4 * STRIDE + lane / 8 * 2;
+            let second_vector = if Self::FOUR_FIT { lane % 8 >= 4 } else { byte + 2 > 64 };
+            let byte = if second_vector && !Self::FOUR_FIT { byte - Self::SECOND } else { byte };
+            assert!(byte + 2 <= 64);
+            index[lane] = (byte / 2 + if second_vector { 32 } else { 0 }) as u16;
+            lane += 1;
+        }
+        index
+    };
+}
+
 impl Avx512 {
     #[inline]
     #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl")]
@@ -174,6 +200,35 @@ macro_rules! avx512_token {
                     let index = _mm512_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1, 2, 2, 2, 2, 3, 3, 3, 3);
                     _mm512_permutexvar_ps(index, four)
                 }
+                fn spread_lanes<const FIRST: usize, const STEP: usize>(v: __m512) -> __m512 {
+                    let (first, step) = (FIRST as i32, STEP as i32);
+                    let (a, b, c, d) = (first, first + step, first + 2 * step, first + 3 * step);
+                    _mm512_permutexvar_ps(_mm512_setr_epi32(a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d), v)
+                }
+                unsafe fn spread_half_pair(p: *const u8) -> __m512 {
+                    let pairs = _mm256_set1_epi32(p.cast::<i32>().read_unaligned());
+                    let first_then_second = _mm256_setr_epi32(
+                        0x0100_0100, 0x0100_0100, 0x0100_0100, 0x0100_0100,
+                        0x0302_0302, 0x0302_0302, 0x0302_0302, 0x0302_0302,
+                    );
+                    _mm512_cvtph_ps(_mm256_shuffle_epi8(pairs, first_then_second))
+                }
+                unsafe fn gather_halves<const STRIDE: usize, const PAIRS: bool>(p: *const u8) -> __m512 {
+                    let wanted: u32 = if PAIRS { 0xffff } else { 0x00ff };
+                    let load = |at: usize| _mm512_loadu_si512(p.add(at).cast());
+                    let index = _mm512_loadu_si512(HeadWords::<STRIDE>::INDEX.as_ptr().cast());
+                    let halves = if HeadWords::<STRIDE>::FOUR_FIT {
+                        _mm512_maskz_permutex2var_epi16(wanted, load(0), index, load(4 * STRIDE))
+                    } else {
+                        let second_at = HeadWords::<STRIDE>::SECOND;
+                        let first = (load(0), load(second_at));
+                        let second = (load(4 * STRIDE), load(4 * STRIDE + second_at));
+                        let low = _mm512_maskz_permutex2var_epi16(wanted & 0x0f0f, first.0, index, first.1);
+                        let high = _mm512_maskz_permutex2var_epi16(wanted & 0xf0f0, second.0, index, second.1);
+                        _mm512_or_si512(low, high)
+                    };
+                    _mm512_cvtph_ps(_mm512_castsi512_si256(halves))
+                }
                 fn add(a: __m512, b: __m512) -> __m512 { _mm512_add_ps(a, b) }
                 fn sub(a: __m512, b: __m512) -> __m512 { _mm512_sub_ps(a, b) }
                 fn mul(a: __m512, b: __m512) -> __m512 { _mm512_mul_ps(a, b) }
@@ -225,6 +280,14 @@ macro_rules! avx512_token {
                     };
                     let [right, left] = super::shift_counts(n);
                     _mm512_sllv_epi32(_mm512_srlv_epi32(v, counts(right)), counts(left))
+                }
+                fn deal_quarters(a: __m512i, b: __m512i) -> [__m512i; 2] {
+                    [_mm512_shuffle_i64x2::<0b10_00_10_00>(a, b), _mm512_shuffle_i64x2::<0b11_01_11_01>(a, b)]
+                }
+                fn zip_quarters(a: __m512i, b: __m512i) -> [__m512i; 2] {
+                    let even = _mm512_setr_epi64(0, 1, 8, 9, 4, 5, 12, 13);
+                    let odd = _mm512_setr_epi64(2, 3, 10, 11, 6, 7, 14, 15);
+                    [_mm512_permutex2var_epi64(a, even, b), _mm512_permutex2var_epi64(a, odd, b)]
                 }
                 fn expand_bits(bits: u64, value: u8) -> __m512i {
                     _mm512_maskz_set1_epi8(bits, value.cast_signed())

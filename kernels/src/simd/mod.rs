@@ -28,18 +28,18 @@
 /// Wraps each operation's expression in the one `unsafe` block that the token justifies. (A few consist of the token's own
 /// safe functions and would not need it.)
 macro_rules! ops {
-    ($(fn $f:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*)?) => { $(
+    ($(fn $f:ident$(<$(const $N:ident: $T:ty),+>)?($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*)?) => { $(
         #[inline(always)]
         #[allow(unused_unsafe)]
-        fn $f(self, $($a: $t),*) -> $r {
+        fn $f$(<$(const $N: $T),+>)?(self, $($a: $t),*) -> $r {
             // SAFETY: `self` proves the features these instructions need.
             unsafe { $($body)* }
         }
         ops! { $($rest)* }
     )? };
-    (unsafe fn $f:ident($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*) => {
+    (unsafe fn $f:ident$(<$(const $N:ident: $T:ty),+>)?($($a:ident: $t:ty),*) -> $r:ty { $($body:tt)* } $($rest:tt)*) => {
         #[inline(always)]
-        unsafe fn $f(self, $($a: $t),*) -> $r {
+        unsafe fn $f$(<$(const $N: $T),+>)?(self, $($a: $t),*) -> $r {
             // SAFETY: `self` proves the features; the caller promised the memory that the trait asks for.
             unsafe { $($body)* }
         }
@@ -136,6 +136,17 @@ pub(crate) unsafe trait Simd: Copy {
     /// # Safety
     /// `p` must be readable for 4 f32.
     unsafe fn spread4(self, p: *const f32) -> Self::F32;
+    /// Quarter i is lane `FIRST + i * STEP` of `v`, all four in the same half of it.
+    fn spread_lanes<const FIRST: usize, const STEP: usize>(self, v: Self::F32) -> Self::F32;
+    /// Lanes 0..8 are the IEEE half at `p`, lanes 8..16 the one behind it, widened.
+    /// # Safety
+    /// `p` must be readable for 4 bytes.
+    unsafe fn spread_half_pair(self, p: *const u8) -> Self::F32;
+    /// Lane i of 0..8 is the IEEE half at `p + i * STRIDE`; lane 8 + i is the one behind it if `PAIRS`, else zero: the
+    /// heads of eight blocks.
+    /// # Safety
+    /// `p` must be readable for `8 * STRIDE` bytes; STRIDE is even and 18 to 34.
+    unsafe fn gather_halves<const STRIDE: usize, const PAIRS: bool>(self, p: *const u8) -> Self::F32;
 
     /// `a + b`
     fn add(self, a: Self::F32, b: Self::F32) -> Self::F32;
@@ -202,6 +213,10 @@ pub(crate) unsafe trait Simd: Copy {
     /// Shifts every cell of quarter i right by `n[i]` bits (left by `-n[i]`), as 32-bit units: bits cross from
     /// byte to byte, so mask the bits that were meant.
     fn shift_quarters(self, v: Self::Bytes, n: [i32; 4]) -> Self::Bytes;
+    /// Quarters `[a0 a2 b0 b2]` and `[a1 a3 b1 b3]`.
+    fn deal_quarters(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2];
+    /// Quarters `[a0 b0 a2 b2]` and `[a1 b1 a3 b3]`.
+    fn zip_quarters(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2];
     /// Byte i is `value` if bit i is set, else 0.
     fn expand_bits(self, bits: u64, value: u8) -> Self::Bytes;
     /// Byte i is `table[index[i]]`; indices are below 16.

@@ -163,6 +163,28 @@ unsafe impl Simd for Neon {
             [lo, lo, hi, hi]
         }
         unsafe fn spread4(p: *const f32) -> Floats { each([0, 1, 2, 3], |i| vld1q_dup_f32(p.add(i))) }
+        fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
+            let mut lanes = [0.0_f32; 16];
+            zip([0, 4, 8, 12], v, |i, v| vst1q_f32(lanes.as_mut_ptr().add(i), v));
+            each([0, 1, 2, 3], |i| vdupq_n_f32(lanes[FIRST + i * STEP]))
+        }
+        unsafe fn spread_half_pair(p: *const u8) -> Floats {
+            let half = |p: *const u8| widen_f16(vdupq_n_u16(p.cast::<u16>().read_unaligned()))[0];
+            let (a, b) = (half(p), half(p.add(2)));
+            [a, a, b, b]
+        }
+        unsafe fn gather_halves<const STRIDE: usize, const PAIRS: bool>(p: *const u8) -> Floats {
+            let gather = |p: *const u8| {
+                let mut halves = [0_u16; 8];
+                for i in 0..8 {
+                    halves[i] = p.add(i * STRIDE).cast::<u16>().read_unaligned();
+                }
+                widen_f16(vld1q_u16(halves.as_ptr()))
+            };
+            let [a, b] = gather(p);
+            let [c, d] = if PAIRS { gather(p.add(2)) } else { [vdupq_n_f32(0.0); 2] };
+            [a, b, c, d]
+        }
         fn add(a: Floats, b: Floats) -> Floats { zip(a, b, |a, b| vaddq_f32(a, b)) }
         fn sub(a: Floats, b: Floats) -> Floats { zip(a, b, |a, b| vsubq_f32(a, b)) }
         fn mul(a: Floats, b: Floats) -> Floats { zip(a, b, |a, b| vmulq_f32(a, b)) }
@@ -217,6 +239,8 @@ unsafe impl Simd for Neon {
         fn shift_quarters(v: Bytes, n: [i32; 4]) -> Bytes {
             zip(v, n, |v, n| vreinterpretq_u8_u32(vshlq_u32(vreinterpretq_u32_u8(v), vdupq_n_s32(-n))))
         }
+        fn deal_quarters(a: Bytes, b: Bytes) -> [Bytes; 2] { [[a[0], a[2], b[0], b[2]], [a[1], a[3], b[1], b[3]]] }
+        fn zip_quarters(a: Bytes, b: Bytes) -> [Bytes; 2] { [[a[0], b[0], a[2], b[2]], [a[1], b[1], a[3], b[3]]] }
         fn expand_bits(bits: u64, value: u8) -> Bytes {
             // Bytes 2i and 2i + 1 of the bits, eight times each, tested against each place's own bit.
             let all = vreinterpretq_u8_u64(vdupq_n_u64(bits));

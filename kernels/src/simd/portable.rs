@@ -80,6 +80,16 @@ fn zip_bytes(a: [u8; 64], b: [u8; 64], f: impl Fn(u8, u8) -> u8) -> [u8; 64] {
     out
 }
 
+/// Quarter `from[i]` of each vector.
+#[inline(always)]
+fn quarters(v: [&[u8; 64]; 4], from: [usize; 4]) -> [u8; 64] {
+    let mut out = [0; 64];
+    for i in 0..4 {
+        out[16 * i..16 * i + 16].copy_from_slice(&v[i][16 * from[i]..16 * from[i] + 16]);
+    }
+    out
+}
+
 /// Adds each cell's four products to its lane.
 #[inline(always)]
 fn dot(acc: Ints, product: impl Fn(usize) -> i32) -> Ints {
@@ -143,6 +153,31 @@ unsafe impl Simd for Portable {
         // SAFETY: the caller promised 4 readable f32.
         let [a, b, c, d] = unsafe { p.cast::<[f32; 4]>().read_unaligned() };
         floats([a, a, a, a, b, b, b, b, c, c, c, c, d, d, d, d])
+    }
+    #[inline(always)]
+    fn spread_lanes<const FIRST: usize, const STEP: usize>(self, v: Floats) -> Floats {
+        let (from, mut out) = (lanes(v), [0.0; 16]);
+        for i in 0..16 {
+            out[i] = from[FIRST + i / 4 * STEP];
+        }
+        floats(out)
+    }
+    #[inline(always)]
+    unsafe fn spread_half_pair(self, p: *const u8) -> Floats {
+        // SAFETY: the caller promised 4 readable bytes.
+        let [a, b] =
+            unsafe { p.cast::<[u16; 2]>().read_unaligned() }.map(|h| half::f16::from_bits(h).to_f32_const());
+        [f32x8::splat(a), f32x8::splat(b)]
+    }
+    #[inline(always)]
+    unsafe fn gather_halves<const STRIDE: usize, const PAIRS: bool>(self, p: *const u8) -> Floats {
+        let mut out = [0.0; 16];
+        for i in 0..if PAIRS { 16 } else { 8 } {
+            // SAFETY: inside the eight strides that the caller promised.
+            let bits = unsafe { p.add(i % 8 * STRIDE + i / 8 * 2).cast::<u16>().read_unaligned() };
+            out[i] = half::f16::from_bits(bits).to_f32_const();
+        }
+        floats(out)
     }
 
     #[inline(always)]
@@ -277,6 +312,14 @@ unsafe impl Simd for Portable {
             out[i..i + 4].copy_from_slice(&x.to_le_bytes());
         }
         out
+    }
+    #[inline(always)]
+    fn deal_quarters(self, a: [u8; 64], b: [u8; 64]) -> [[u8; 64]; 2] {
+        [quarters([&a, &a, &b, &b], [0, 2, 0, 2]), quarters([&a, &a, &b, &b], [1, 3, 1, 3])]
+    }
+    #[inline(always)]
+    fn zip_quarters(self, a: [u8; 64], b: [u8; 64]) -> [[u8; 64]; 2] {
+        [quarters([&a, &b, &a, &b], [0, 0, 2, 2]), quarters([&a, &b, &a, &b], [1, 1, 3, 3])]
     }
     #[inline(always)]
     fn expand_bits(self, bits: u64, value: u8) -> [u8; 64] {

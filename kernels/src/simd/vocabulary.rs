@@ -192,6 +192,10 @@ fn floats<S: Simd + 'static>(s: S, f: &mut Findings) {
         let (two, four) = unsafe { (s.spread2(a.as_ptr()), s.spread4(b.as_ptr())) };
         f.equal("spread2", out(s, two), from_fn(|i| a[i / 8]));
         f.equal("spread4", out(s, four), from_fn(|i| b[i / 4]));
+        f.equal("spread_lanes", out(s, s.spread_lanes::<0, 1>(va)), from_fn(|i| a[i / 4]));
+        f.equal("spread_lanes", out(s, s.spread_lanes::<4, 1>(va)), from_fn(|i| a[4 + i / 4]));
+        f.equal("spread_lanes", out(s, s.spread_lanes::<1, 2>(va)), from_fn(|i| a[1 + i / 4 * 2]));
+        f.equal("spread_lanes", out(s, s.spread_lanes::<8, 2>(va)), from_fn(|i| a[8 + i / 4 * 2]));
     }
     for first in -127..=113 {
         let n: [i32; LANES] = from_fn(|i| first + i as i32);
@@ -212,6 +216,12 @@ fn halves<S: Simd>(s: S, f: &mut Findings) {
         // SAFETY: 16 u16 each.
         let (from_f16, from_bf16) = unsafe { (s.load_f16(bits.as_ptr()), s.load_bf16(bits.as_ptr())) };
         f.equal("load_f16", out(s, from_f16), wide);
+        // SAFETY: 4 bytes.
+        f.equal(
+            "spread_half_pair",
+            out(s, unsafe { s.spread_half_pair(bits.as_ptr().cast()) }),
+            from_fn(|i| wide[i / 8]),
+        );
         f.equal("load_bf16", out(s, from_bf16), bits.map(|b| f32::from_bits(u32::from(b) << 16)));
         for beyond in [0, 0xfff, 0x1000, 0x1001] {
             let x = wide.map(|x| f32::from_bits(x.to_bits() + beyond));
@@ -221,12 +231,31 @@ fn halves<S: Simd>(s: S, f: &mut Findings) {
             f.equal("store_f16", narrow.map(f16::from_bits), x.map(f16::from_f32_const));
         }
     }
+    gather_halves::<S, 18, false>(s, f);
+    gather_halves::<S, 20, true>(s, f);
+    gather_halves::<S, 22, false>(s, f);
+    gather_halves::<S, 24, true>(s, f);
+    gather_halves::<S, 34, false>(s, f);
     for case in 0..FLOAT_CASES {
         let x = operand(0, case, &mut Random::new(case as u64));
         let mut narrow = [0_u16; LANES];
         // SAFETY: 16 f32 and 16 u16.
         unsafe { s.store_f16(narrow.as_mut_ptr(), s.load(x.as_ptr())) };
         f.equal("store_f16", narrow.map(f16::from_bits), x.map(f16::from_f32_const));
+    }
+}
+
+#[inline(always)]
+fn gather_halves<S: Simd, const STRIDE: usize, const PAIRS: bool>(s: S, f: &mut Findings) {
+    let mut random = Random::new(6);
+    for _ in 0..50 {
+        let bytes: Vec<u8> = (0..8 * STRIDE).map(|_| random.byte()).collect();
+        let want = from_fn(|i| {
+            let at = i % 8 * STRIDE + i / 8 * 2;
+            if i < 8 || PAIRS { f16::from_le_bytes([bytes[at], bytes[at + 1]]).to_f32_const() } else { 0.0 }
+        });
+        // SAFETY: eight strides of bytes.
+        f.equal("gather_halves", out(s, unsafe { s.gather_halves::<STRIDE, PAIRS>(bytes.as_ptr()) }), want);
     }
 }
 
@@ -286,6 +315,18 @@ fn bytes<S: Simd>(s: S, f: &mut Findings) {
         // SAFETY: 16 bytes from at most 48 on.
         let quarters = unsafe { s.load_quarters(places.map(|at| a.as_ptr().add(at))) };
         f.equal("load_quarters", bytes_out(s, quarters), from_fn(|i| a[places[i / 16] + i % 16]));
+        for (op, got, from) in [
+            ("deal_quarters", s.deal_quarters(va, vb), [[0, 2, 4, 6], [1, 3, 5, 7]]),
+            ("zip_quarters", s.zip_quarters(va, vb), [[0, 4, 2, 6], [1, 5, 3, 7]]),
+        ] {
+            for half in 0..2 {
+                let want = from_fn(|i| {
+                    let quarter = from[half][i / 16];
+                    if quarter < 4 { a[quarter * 16 + i % 16] } else { b[(quarter - 4) * 16 + i % 16] }
+                });
+                f.equal(op, bytes_out(s, got[half]), want);
+            }
+        }
         let x = random.bits();
         f.equal("splat_cell", bytes_out(s, s.splat_cell(x)), from_fn(|i| x.to_le_bytes()[i % 4]));
         let n = from_fn(|i| (case * (i + 1) * 5 % 63) as i32 - 31);
