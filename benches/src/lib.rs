@@ -34,16 +34,9 @@ pub fn weight_bytes(format: Format, n: usize, k: usize) -> Vec<u8> {
     .take(n * row)
     .collect();
     // The f16 scales of a block, set to 2^-8.
-    let scales: &[usize] = match format {
-        Format::Q6_K => &[208],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        _ => &[0],
-    };
-    if format.is_block_quantized() {
-        for block in bytes.chunks_exact_mut(format.block_bytes()) {
-            for at in scales {
-                block[*at..at + 2].copy_from_slice(&0x1c00_u16.to_le_bytes());
-            }
+    for block in bytes.chunks_exact_mut(format.block_bytes()) {
+        for at in format.scale_offsets() {
+            block[*at..at + 2].copy_from_slice(&0x1c00_u16.to_le_bytes());
         }
     }
     bytes

@@ -10,15 +10,18 @@ mod doctor;
 mod exit;
 mod explain;
 mod feed;
+mod imatrix;
 mod inspect;
 mod interrupt;
 mod locate;
 mod logits;
 mod look;
+mod new_file;
 mod npy;
 mod options;
 mod perplexity;
 mod pull;
+mod quantize;
 mod run;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)] // a signal handler
@@ -74,6 +77,10 @@ enum Command {
     Explain(explain::ExplainArgs),
     /// Check every kernel on this CPU
     Selftest(selftest::SelftestArgs),
+    /// Convert a model to other element types
+    Quantize(quantize::QuantizeArgs),
+    /// Collect how much each column of a model's matrices matters
+    Imatrix(imatrix::ImatrixArgs),
     /// Show what this machine offers
     Doctor(doctor::DoctorArgs),
     /// Print completions for a shell
@@ -99,6 +106,8 @@ fn main() -> ExitCode {
         Command::Score(args) => score::run(&args),
         Command::Explain(args) => explain::run(&args),
         Command::Selftest(args) => selftest::run(&args),
+        Command::Quantize(args) => quantize::run(&args),
+        Command::Imatrix(args) => imatrix::run(&args),
         Command::Doctor(args) => doctor::run(&args),
         Command::Completions(args) => completions::run(&args, Cli::command()),
         Command::Man(args) => completions::man(&args, Cli::command()),

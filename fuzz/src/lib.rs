@@ -4,7 +4,7 @@
 //! A target takes any bytes and must return: a panic, an abort or a wrong answer is a finding.
 
 use gable_kernels::gemm::{Epilogue, Phase};
-use gable_kernels::quant::{Activations, Format, Forms, QuantWeights};
+use gable_kernels::quant::{Activations, Format, Forms, QuantWeights, quantize_weights};
 use gable_kernels::{Kernels, MatMut, Team};
 use gable_model::chat_template::{ChatTemplate, Message};
 use gable_model::gguf::Gguf;
@@ -19,6 +19,7 @@ pub const TARGETS: &[Target] = &[
     ("tokenizer", tokenizer),
     ("chat_template", chat_template),
     ("gemm_vs_reference", gemm_vs_reference),
+    ("quantize_roundtrip", quantize_roundtrip),
 ];
 
 /// Any bytes are a model file or an error, and every tensor lies inside the file.
@@ -83,11 +84,11 @@ pub fn gemm_vs_reference(data: &[u8]) {
     match format {
         Format::F32 => weights.iter_mut().skip(3).step_by(4).for_each(|b| *b &= 0xbe),
         Format::F16 | Format::BF16 => weights.iter_mut().skip(1).step_by(2).for_each(|b| *b &= 0xb3),
-        Format::Q6_K => weights.iter_mut().skip(209).step_by(210).for_each(|b| *b &= 0xb3),
         _ => {
             for block in weights.chunks_exact_mut(format.block_bytes()) {
-                block[1] &= 0xb3;
-                block[3] &= 0xb3;
+                for at in format.scale_offsets() {
+                    block[at + 1] &= 0xb3;
+                }
             }
         }
     }
@@ -118,5 +119,34 @@ pub fn gemm_vs_reference(data: &[u8]) {
                 }
             }
         }
+    }
+}
+
+/// Finite floats become blocks that mean finite values, no farther off than zeros are but for what is clipped; a NaN or an
+/// infinity is refused.
+pub fn quantize_roundtrip(data: &[u8]) {
+    let [format, weighted, rest @ ..] = data else { return };
+    let formats: Vec<Format> = Format::ALL.into_iter().filter(|f| f.can_quantize()).collect();
+    let format = formats[usize::from(*format) % formats.len()];
+    let x: Vec<f32> = rest.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).cycle().take(256).collect();
+    if x.is_empty() {
+        return;
+    }
+    let importance: Option<Vec<f32>> =
+        (weighted % 2 == 1).then(|| (0..x.len()).map(|i| f32::from(rest[i % rest.len()])).collect());
+    let mut bytes = vec![0; format.row_bytes(x.len()).expect("256 values are whole blocks")];
+    let made = quantize_weights(format, &x, importance.as_deref(), &mut bytes);
+    assert_eq!(made.is_ok(), x.iter().all(|x| x.is_finite()), "{format}");
+    if made.is_err() {
+        return;
+    }
+    let y = gable_kernels::reference::quant::dequantize(format, &bytes);
+    assert!(y.iter().all(|y| y.is_finite()), "{format}");
+    let largest = x.iter().fold(0.0_f64, |m, x| m.max(f64::from(x.abs())));
+    if importance.is_none() && (1e-3..6e4).contains(&largest) {
+        let energy = |f: fn(f64, f64) -> f64| {
+            x.iter().zip(&y).map(|(x, y)| f(f64::from(*x), f64::from(*y)).powi(2)).sum::<f64>()
+        };
+        assert!(energy(|x, y| x - y) <= 1.001 * energy(|x, _| x), "{format}");
     }
 }

@@ -31,14 +31,8 @@ impl Random {
 fn weight_bytes(format: Format, rows: usize, cols: usize, random: &mut Random) -> Vec<u8> {
     let n = rows * format.row_bytes(cols).unwrap();
     let mut bytes: Vec<u8> = (0..n).map(|_| random.byte()).collect();
-    let scales: &[usize] = match format {
-        Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-        Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-        Format::Q6_K => &[208],
-        _ => &[],
-    };
     for block in bytes.chunks_exact_mut(format.block_bytes()) {
-        for at in scales {
+        for at in format.scale_offsets() {
             block[*at..at + 2].copy_from_slice(&f16::from_f32(random.float() / 16.0).to_le_bytes());
         }
         match format {

@@ -76,6 +76,14 @@ pub enum LoadError {
     /// The chat template does not compile.
     #[error("chat template: {0}")]
     Template(String),
+    /// The system gives no threads.
+    #[error("could not start {n} threads: {reason}; ask for fewer")]
+    Threads {
+        /// How many were asked for.
+        n: usize,
+        /// What the system said.
+        reason: String,
+    },
 }
 
 impl LoadError {

@@ -156,6 +156,7 @@ impl Pass<'_> {
         let s = scratch.parts();
 
         self.norm(&layer.attention_norm, s.x.as_ref(), s.activations)?;
+        self.show(observer, i, Site::AttentionInput, s.activations.f32());
         self.prepare(s.activations, &[&layer.q, &layer.k, &layer.v])?;
         let mut qkv = s.qkv;
         for (linear, strip) in [&layer.q, &layer.k, &layer.v].into_iter().zip(&strips) {
@@ -244,6 +245,7 @@ impl Pass<'_> {
         let (d_ff, rows) = (config.d_ff, scratch.rows());
         let s = scratch.parts();
         self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations)?;
+        self.show(observer, i, Site::FfnInput, s.activations.f32());
         let mut gate_up = s.gate_up;
         match &layer.gate {
             Some(gate) => {

@@ -6,15 +6,18 @@ pub mod chat_template;
 pub mod config;
 pub mod error;
 mod file_kind;
+pub mod finite;
 pub mod forward;
 pub mod generate;
 pub mod gguf;
 pub mod look;
+pub mod imatrix;
 // The only module with unsafe code: it maps files into memory.
 #[allow(unsafe_code)]
 pub mod mapped_file;
 pub mod model;
 pub mod observer;
+pub mod quantize;
 pub mod safetensors;
 pub mod sampler;
 pub mod scratch;

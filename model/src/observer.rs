@@ -11,6 +11,8 @@ use gable_kernels::MatRef;
 pub enum Site {
     /// The embedded tokens, `[rows, d_model]`; layer 0.
     Embed,
+    /// The normalised rows that queries, keys and values are made from, `[rows, d_model]`.
+    AttentionInput,
     /// Queries after norm and RoPE, `[rows, n_heads * head_dim]`.
     Q,
     /// Keys after norm and RoPE, `[rows, n_kv_heads * head_dim]`.
@@ -27,6 +29,8 @@ pub enum Site {
     AttentionOut,
     /// The residual stream after attention, `[rows, d_model]`.
     ResidualMid,
+    /// The normalised rows that the feed-forward network reads, `[rows, d_model]`.
+    FfnInput,
     /// The feed-forward network's inner values after nonlinearity and gate, `[rows, d_ff]`.
     FfnActivation,
     /// What the feed-forward network adds to the residual stream, `[rows, d_model]`.

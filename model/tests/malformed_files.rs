@@ -305,8 +305,8 @@ fn bad_tensors_are_refused_by_name() {
         (Raw::new().tensor("t", &[33], 8, 0), "rows of 33 values are no whole number of Q8_0 blocks of 32"),
         (Raw::new().tensor("t", &[], 12, 0), "rows of 1 values are no whole number of Q4_K blocks of 256"),
         (
-            Raw::new().tensor("t", &[256], 10, 0),
-            "\"t\": type 10 (Q2_K) is not supported; supported: F32, F16, BF16, Q4_0",
+            Raw::new().tensor("t", &[256], 16, 0),
+            "\"t\": type 16 (IQ2_XXS) is not supported; supported: F32, F16, BF16, Q4_0",
         ),
         (Raw::new().tensor("t", &[256], 1000, 0), "\"t\": type 1000 is not supported"),
         (

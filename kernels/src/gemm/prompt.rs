@@ -48,6 +48,10 @@ pub(crate) fn prompt<S: Simd, const MR: usize, const NV: usize, const QMR: usize
         (Path::Int8, Format::Q4_K) => int8::<S, blocks::Q4_K, QMR, QNV>(s, job, out),
         (Path::Int8, Format::Q5_K) => int8::<S, blocks::Q5_K, QMR, QNV>(s, job, out),
         (Path::Int8, Format::Q6_K) => int8::<S, blocks::Q6_K, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q2_K) => int8::<S, blocks::Q2_K, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::Q3_K) => int8::<S, blocks::Q3_K, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::IQ4_NL) => int8::<S, blocks::IQ4_NL, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::IQ4_XS) => int8::<S, blocks::IQ4_XS, QMR, QNV>(s, job, out),
         (Path::Bf16, _) => cells::<S, true, MR, NV>(s, job, out),
         (Path::F32 | Path::Int8, _) => cells::<S, false, MR, NV>(s, job, out),
     }

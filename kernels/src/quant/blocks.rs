@@ -12,11 +12,21 @@
 //! Q4_K   | d dmin | 12 bytes: 8 scales, 8 mins of 6 bits | 4 x 32 bytes: sub-blocks 2c and 2c+1 |   w = d s q - dmin m
 //! Q5_K   | d dmin | 12 bytes | 32 bytes: bit b is the fifth bit in sub-block b | 4 x 32 bytes |     w = d s q - dmin m
 //! Q6_K   | 128 bytes low nibbles | 64 bytes upper two bits | 16 signed scales | d |                 w = d s (q - 32)
+//! Q2_K   | 16 bytes: scale and min of 4 bits | 64 bytes of four 2-bit integers | d dmin |            w = d s q - dmin m
+//! Q3_K   | 32 bytes of third bits | 64 bytes as in Q2_K | 12 bytes: 16 scales of 6 bits | d |      w = d s (q - 4)
+//! IQ4_NL | d | 16 bytes as in Q4_1 |                                                               w = d t[q]
+//! IQ4_XS | d | 16 bits, 4 bytes: 8 scales of 6 bits | 8 x 16 bytes as in Q4_1 |                    w = d s t[q]
 //! ```
 //!
 //! Q4_0 and Q5_0 are as Q4_1 and Q5_1 without `m`, with `w = d (q - 8)` and `w = d (q - 16)`.
 
 #![allow(unsafe_code)]
+
+mod low_bits;
+mod nonlinear;
+
+pub(crate) use low_bits::{Q2_K, Q3_K};
+pub(crate) use nonlinear::{IQ4_NL, IQ4_XS};
 
 use super::Format;
 use crate::simd::{LANES, Simd};

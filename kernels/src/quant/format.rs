@@ -24,17 +24,26 @@ pub enum Format {
     Q5_1,
     /// 32 values: f16 `d`, signed 8-bit `q`; `w = d q`.
     Q8_0,
+    /// 256 values in 16 sub-blocks of 16: f16 `d` and `dmin`, 4-bit scales and mins, 2-bit `q`;
+    /// `w = d s q - dmin m`.
+    Q2_K,
+    /// 256 values in 16 sub-blocks of 16: f16 `d`, 6-bit scales around 32, 3-bit `q`; `w = d s (q - 4)`.
+    Q3_K,
     /// 256 values in 8 sub-blocks of 32: f16 `d` and `dmin`, 6-bit scales and mins, 4-bit `q`.
     Q4_K,
     /// As [`Format::Q4_K`] with 5-bit `q`.
     Q5_K,
     /// 256 values in 16 sub-blocks of 16: f16 `d`, signed 8-bit scales, 6-bit `q`; `w = d s (q - 32)`.
     Q6_K,
+    /// 32 values: f16 `d`, 4-bit `q`; `w = d t[q]` with the table [`Format::NONLINEAR`].
+    IQ4_NL,
+    /// 256 values in 8 sub-blocks of 32: f16 `d`, 6-bit scales around 32, 4-bit `q`; `w = d s t[q]`.
+    IQ4_XS,
 }
 
 impl Format {
     /// Every format that the kernels multiply with.
-    pub const ALL: [Format; 11] = [
+    pub const ALL: [Format; 15] = [
         Format::F32,
         Format::F16,
         Format::BF16,
@@ -43,10 +52,19 @@ impl Format {
         Format::Q5_0,
         Format::Q5_1,
         Format::Q8_0,
+        Format::Q2_K,
+        Format::Q3_K,
         Format::Q4_K,
         Format::Q5_K,
         Format::Q6_K,
+        Format::IQ4_NL,
+        Format::IQ4_XS,
     ];
+
+    /// What the 4-bit integers of [`Format::IQ4_NL`] and [`Format::IQ4_XS`] stand for: denser around zero, where most
+    /// weights are.
+    pub const NONLINEAR: [i8; 16] =
+        [-127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113];
 
     /// The format of a GGUF tensor type number, if it is one of ours.
     pub fn from_gguf_id(id: u32) -> Option<Format> {
@@ -63,9 +81,13 @@ impl Format {
             Format::Q5_0 => 6,
             Format::Q5_1 => 7,
             Format::Q8_0 => 8,
+            Format::Q2_K => 10,
+            Format::Q3_K => 11,
             Format::Q4_K => 12,
             Format::Q5_K => 13,
             Format::Q6_K => 14,
+            Format::IQ4_NL => 20,
+            Format::IQ4_XS => 23,
             Format::BF16 => 30,
         }
     }
@@ -81,9 +103,13 @@ impl Format {
             Format::Q5_0 => "Q5_0",
             Format::Q5_1 => "Q5_1",
             Format::Q8_0 => "Q8_0",
+            Format::Q2_K => "Q2_K",
+            Format::Q3_K => "Q3_K",
             Format::Q4_K => "Q4_K",
             Format::Q5_K => "Q5_K",
             Format::Q6_K => "Q6_K",
+            Format::IQ4_NL => "IQ4_NL",
+            Format::IQ4_XS => "IQ4_XS",
         }
     }
 
@@ -91,8 +117,8 @@ impl Format {
     pub fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
-            Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => 32,
-            Format::Q4_K | Format::Q5_K | Format::Q6_K => 256,
+            Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 | Format::IQ4_NL => 32,
+            Format::Q2_K | Format::Q3_K | Format::Q4_K | Format::Q5_K | Format::Q6_K | Format::IQ4_XS => 256,
         }
     }
 
@@ -106,9 +132,34 @@ impl Format {
             Format::Q5_0 => 22,
             Format::Q5_1 => 24,
             Format::Q8_0 => 34,
+            Format::Q2_K => 84,
+            Format::Q3_K => 110,
             Format::Q4_K => 144,
             Format::Q5_K => 176,
             Format::Q6_K => 210,
+            Format::IQ4_NL => 18,
+            Format::IQ4_XS => 136,
+        }
+    }
+
+    /// Byte offsets of the f16 scales (and minima) in a block; none for plain floats.
+    pub fn scale_offsets(self) -> &'static [usize] {
+        match self {
+            Format::F32 | Format::F16 | Format::BF16 => &[],
+            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
+            Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
+            Format::Q2_K => &[80, 82],
+            Format::Q3_K => &[108],
+            Format::Q6_K => &[208],
+        }
+    }
+
+    /// Values that share a scale; 1 for plain floats.
+    pub fn sub_block_len(self) -> usize {
+        match self {
+            Format::F32 | Format::F16 | Format::BF16 => 1,
+            Format::Q2_K | Format::Q3_K | Format::Q6_K => 16,
+            _ => 32,
         }
     }
 

@@ -3,11 +3,13 @@
 mod activations;
 pub(crate) mod blocks;
 mod format;
+mod quantize;
 mod rows;
 mod weights;
 
 pub use activations::{Activations, Forms, Remainder};
 pub use format::Format;
+pub use quantize::quantize_weights;
 pub use weights::QuantWeights;
 
 pub(crate) use activations::{

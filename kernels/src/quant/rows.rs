@@ -37,6 +37,10 @@ pub(crate) unsafe fn dequantize_row<S: Simd>(
             Format::Q4_K => blocks::dequantize::<S, blocks::Q4_K>(s, row, from, to, out),
             Format::Q5_K => blocks::dequantize::<S, blocks::Q5_K>(s, row, from, to, out),
             Format::Q6_K => blocks::dequantize::<S, blocks::Q6_K>(s, row, from, to, out),
+            Format::Q2_K => blocks::dequantize::<S, blocks::Q2_K>(s, row, from, to, out),
+            Format::Q3_K => blocks::dequantize::<S, blocks::Q3_K>(s, row, from, to, out),
+            Format::IQ4_NL => blocks::dequantize::<S, blocks::IQ4_NL>(s, row, from, to, out),
+            Format::IQ4_XS => blocks::dequantize::<S, blocks::IQ4_XS>(s, row, from, to, out),
         }
     }
 }

@@ -40,7 +40,7 @@ pub fn bf16(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
 /// their integer products are exact in every order of summation, what is summed in f32 begins with them.
 pub fn int8(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
     let groups = int8_groups(x);
-    let sub = if weights.format() == crate::quant::Format::Q6_K { 16 } else { 32 };
+    let sub = weights.format().sub_block_len();
     (0..weights.rows())
         .map(|j| {
             let values = block_values(weights.format(), weights.row(j));

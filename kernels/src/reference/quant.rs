@@ -80,6 +80,36 @@ pub fn block_values(format: Format, row: &[u8]) -> Vec<Value> {
                     let scale = f16_at(b, 208) * f32::from(b[192 + i / 16].cast_signed());
                     Value { scale, q: i32::from(low | high << 4) - 32, min: None }
                 }
+                Format::Q2_K => {
+                    let q = b[16 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
+                    let (scale, min) = (b[i / 16] & 15, b[i / 16] >> 4);
+                    let (d, dmin) = (f16_at(b, 80), f16_at(b, 82));
+                    let (scale, min) = (d * f32::from(scale), -(dmin * f32::from(min)));
+                    Value { scale, q: i32::from(q), min: Some(min) }
+                }
+                Format::Q3_K => {
+                    let low = b[32 + i / 128 * 32 + i % 32] >> (2 * (i % 128 / 32)) & 3;
+                    let high = b[i % 32] >> (i / 32) & 1;
+                    let sub = i / 16;
+                    let bytes = &b[96..108];
+                    let nibble = if sub < 8 { bytes[sub] & 15 } else { bytes[sub - 8] >> 4 };
+                    let scale = nibble | (bytes[8 + sub % 4] >> (2 * (sub / 4)) & 3) << 4;
+                    let scale = f16_at(b, 108) * (f32::from(scale) - 32.0);
+                    Value { scale, q: i32::from(low | high << 2) - 4, min: None }
+                }
+                Format::IQ4_NL => {
+                    let q = Format::NONLINEAR[usize::from(nibble(&b[2..]))];
+                    Value { scale: f16_at(b, 0), q: i32::from(q), min: None }
+                }
+                Format::IQ4_XS => {
+                    let (sub, l) = (i / 32, i % 32);
+                    let low = b[4 + sub / 2] >> (4 * (sub % 2)) & 15;
+                    let high = u16::from_le_bytes([b[2], b[3]]) >> (2 * sub) & 3;
+                    let scale = f16_at(b, 0) * (f32::from(low) + 16.0 * f32::from(high) - 32.0);
+                    let byte = b[8 + 16 * sub + l % 16];
+                    let q = if l < 16 { byte & 15 } else { byte >> 4 };
+                    Value { scale, q: i32::from(Format::NONLINEAR[usize::from(q)]), min: None }
+                }
                 Format::F32 | Format::F16 | Format::BF16 => Value { scale: 1.0, q: 0, min: None },
             });
         }

@@ -38,15 +38,8 @@ impl Random {
         let ends = [0, 0x7f, 0x80, 0xff];
         let mut bytes: Vec<u8> =
             (0..n).map(|_| if extreme { ends[self.bits() as usize >> 30] } else { self.byte() }).collect();
-        // Where the halves lie that scale a block.
-        let halves: &[usize] = match format {
-            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => &[0],
-            Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
-            Format::Q6_K => &[208],
-            Format::F32 | Format::F16 | Format::BF16 => &[],
-        };
         for block in bytes.chunks_exact_mut(format.block_bytes()) {
-            for at in halves {
+            for at in format.scale_offsets() {
                 block[*at..at + 2].copy_from_slice(&f16::from_f32(self.float() / 16.0).to_le_bytes());
             }
             match format {

@@ -301,6 +301,10 @@ macro_rules! avx2_token {
                 fn expand_bits(bits: u64, value: u8) -> Ints {
                     (expand_bits_32(bits as u32, value), expand_bits_32((bits >> 32) as u32, value))
                 }
+                fn lookup16(table: [u8; 16], index: Ints) -> Ints {
+                    let table = _mm256_broadcastsi128_si256(_mm_loadu_si128(table.as_ptr().cast()));
+                    (_mm256_shuffle_epi8(table, index.0), _mm256_shuffle_epi8(table, index.1))
+                }
                 fn dot_u8i8(acc: Ints, w: Ints, a: Ints) -> Ints {
                     ($Token::dot_u8i8(acc.0, w.0, a.0), $Token::dot_u8i8(acc.1, w.1, a.1))
                 }

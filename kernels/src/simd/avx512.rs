@@ -292,6 +292,10 @@ macro_rules! avx512_token {
                 fn expand_bits(bits: u64, value: u8) -> __m512i {
                     _mm512_maskz_set1_epi8(bits, value.cast_signed())
                 }
+                fn lookup16(table: [u8; 16], index: __m512i) -> __m512i {
+                    let table = _mm512_broadcast_i32x4(_mm_loadu_si128(table.as_ptr().cast()));
+                    _mm512_shuffle_epi8(table, index)
+                }
                 fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_u8i8(acc, w, a) }
                 fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_i8i8(acc, w, a) }
                 fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 { $Token::dot_bf16(acc, w, a) }

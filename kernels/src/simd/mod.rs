@@ -219,6 +219,8 @@ pub(crate) unsafe trait Simd: Copy {
     fn zip_quarters(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2];
     /// Byte i is `value` if bit i is set, else 0.
     fn expand_bits(self, bits: u64, value: u8) -> Self::Bytes;
+    /// Byte i is `table[index[i]]`; indices are below 16.
+    fn lookup16(self, table: [u8; 16], index: Self::Bytes) -> Self::Bytes;
     /// Per cell: `acc + sum w a` with unsigned `w <= DOT_U8_MAX` and signed `a`. Exact.
     fn dot_u8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
     /// Per cell: `acc + sum w a`, both signed, `a >= -127`. Exact.

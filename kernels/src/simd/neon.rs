@@ -251,6 +251,10 @@ unsafe impl Simd for Neon {
                 vandq_u8(vtstq_u8(spread, own_bit), vdupq_n_u8(value))
             })
         }
+        fn lookup16(table: [u8; 16], index: Bytes) -> Bytes {
+            let table = vld1q_u8(table.as_ptr());
+            each(index, |i| vqtbl1q_u8(table, i))
+        }
         fn dot_u8i8(acc: Ints, w: Bytes, a: Bytes) -> Ints { zip3(acc, w, a, |acc, w, a| sdot(acc, w, a)) }
         fn dot_i8i8(acc: Ints, w: Bytes, a: Bytes) -> Ints { zip3(acc, w, a, |acc, w, a| sdot(acc, w, a)) }
         fn dot_bf16(acc: Floats, w: Bytes, a: Bytes) -> Floats {

@@ -330,6 +330,14 @@ unsafe impl Simd for Portable {
         out
     }
     #[inline(always)]
+    fn lookup16(self, table: [u8; 16], index: [u8; 64]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for i in 0..64 {
+            out[i] = table[usize::from(index[i] & 15)];
+        }
+        out
+    }
+    #[inline(always)]
     fn dot_u8i8(self, acc: Ints, w: [u8; 64], a: [u8; 64]) -> Ints {
         dot(acc, |i| i32::from(w[i]) * i32::from(a[i].cast_signed()))
     }

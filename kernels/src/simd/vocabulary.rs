@@ -340,6 +340,10 @@ fn bytes<S: Simd>(s: S, f: &mut Findings) {
         let value = b[0];
         let want = from_fn(|i| if bits >> i & 1 == 1 { value } else { 0 });
         f.equal("expand_bits", bytes_out(s, s.expand_bits(bits, value)), want);
+        let table: [u8; 16] = from_fn(|i| b[i]);
+        // SAFETY: 64 bytes.
+        let index = unsafe { s.load_bytes(a.map(|a| a & 15).as_ptr()) };
+        f.equal("lookup16", bytes_out(s, s.lookup16(table, index)), from_fn(|i| b[usize::from(a[i] & 15)]));
     }
 }
 

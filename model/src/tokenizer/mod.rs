@@ -27,12 +27,15 @@ mod source;
 mod special;
 mod spm;
 mod stream;
+mod to_gguf;
 mod vocab;
 
 pub use self::pre_tokenizer::PreTokenizer;
 pub use self::source::VocabSource;
 pub use self::stream::Utf8Stream;
 pub use self::vocab::TokenType;
+
+pub(crate) use self::to_gguf::Vocabulary;
 
 use self::alphabet::Alphabet;
 use self::bpe::Bpe;
