@@ -3,7 +3,7 @@
 mod common;
 
 use gable_kernels::gemm::{Epilogue, Phase};
-use gable_kernels::quant::{Activations, Format, Forms, QuantWeights};
+use gable_kernels::quant::{Activations, Format, Forms, QuantWeights, Remainder};
 use gable_kernels::reference::{matmul as reference, quant};
 use gable_kernels::{Kernels, MatMut, Pool, Team};
 use half::f16;
@@ -358,4 +358,83 @@ fn wrong_shapes_are_refused_with_both_values() {
     assert!(x.begin(3, 64).is_err() && x.begin(1, 65).is_err());
     let int8 = Forms { int8: true, ..Forms::EXACT };
     assert!(kernels.prepare(&Team::serial(), &mut x, int8).unwrap_err().to_string().contains("forms"));
+}
+
+const INT8: Forms = Forms { int8: true, ..Forms::EXACT };
+
+/// What int8 groups in two terms leave over is at most half a step of the second: max |x| / (2 * 127 * 254) per value.
+#[test]
+fn two_terms_carry_sixteen_bits() {
+    for (i, format) in block_formats().enumerate() {
+        let problem = Problem { bias: None, residual: None, ..Problem::new(format, 5, 37, 3, 70 + i as u64) };
+        let weights = problem.weights();
+        for kernels in Kernels::every_available() {
+            for phase in PHASES {
+                let forms = INT8.with_remainder(Remainder::All);
+                let got = problem.run(kernels, &Team::serial(), phase, forms);
+                common::ran("quantize_remainder", kernels.isa(), 1);
+                for (x, got) in problem.x.chunks(problem.k).zip(got.chunks(problem.n)) {
+                    let largest = x.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+                    for (j, (want, got)) in reference::f32(x, &weights).iter().zip(got).enumerate() {
+                        let mut w = vec![0.0; problem.k];
+                        kernels.dequantize_row(&weights, j, &mut w).unwrap();
+                        let rounding: f64 = w.iter().map(|w| f64::from(w.abs())).sum::<f64>() * f64::from(largest)
+                            / (2.0 * 127.0 * 254.0);
+                        let gamma = (problem.k + 8) as f64 * 2.0_f64.powi(-24) * 8.0 * want.magnitude;
+                        let off = (want.value - f64::from(*got)).abs();
+                        assert!(
+                            off <= rounding + gamma,
+                            "{} {format} {phase:?}: output {j} is {got}, want {} +- {}",
+                            kernels.isa(),
+                            want.value,
+                            rounding + gamma
+                        );
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Which rows get a second term depends on the row alone, and what becomes of a row does not depend on the others'.
+#[test]
+fn rows_that_one_value_dominates_are_kept_in_two_terms_and_no_others() {
+    for (i, format) in block_formats().enumerate() {
+        let mut problem = Problem::new(format, 9, 35, 2, 90 + i as u64);
+        let dominated = [1, 4, 5, 8];
+        for row in dominated {
+            // 0.9 of the sum of squares, as against the 0.75 that it takes.
+            let x = &mut problem.x[row * problem.k..][..problem.k];
+            x[row] = 0.0;
+            let rest: f32 = x.iter().map(|x| x * x).sum();
+            x[row] = -(9.0 * rest).sqrt();
+        }
+        for kernels in Kernels::every_available() {
+            for phase in PHASES {
+                let run = |remainder, threads| {
+                    let forms = INT8.with_remainder(remainder);
+                    Pool::new(threads).enter(|team| problem.run(kernels, team, phase, forms))
+                };
+                let [none, all] = [Remainder::None, Remainder::All].map(|r| run(r, 1));
+                for threads in [1, 3] {
+                    let got = run(Remainder::Outliers, threads);
+                    for row in 0..problem.m {
+                        let want = if dominated.contains(&row) { &all } else { &none };
+                        let range = row * problem.n..(row + 1) * problem.n;
+                        assert_eq!(
+                            got[range.clone()].iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                            want[range].iter().map(|x| x.to_bits()).collect::<Vec<_>>(),
+                            "{} {format} {phase:?}: row {row}",
+                            kernels.isa()
+                        );
+                    }
+                }
+                assert_ne!(none, all);
+            }
+        }
+    }
+}
+
+fn block_formats() -> impl Iterator<Item = Format> {
+    Format::ALL.into_iter().filter(|format| format.is_block_quantized())
 }
