@@ -14,6 +14,7 @@ pub mod matrix;
 mod norm;
 #[allow(unsafe_code)] // lends a caller's closure to the workers for the time of one call
 pub mod pool;
+pub mod probe;
 pub mod quant;
 pub mod reference;
 pub mod rope;

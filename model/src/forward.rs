@@ -16,7 +16,7 @@ use crate::observer::{Observer, Site};
 use crate::scratch::Scratch;
 use crate::weights::{Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
-    AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
+    Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
 use gable_kernels::gemm::{Epilogue, Phase};
 use gable_kernels::quant::{Activations, Forms};
@@ -38,6 +38,14 @@ impl Numerics {
         match self {
             Numerics::Exact => Forms::EXACT,
             Numerics::Fast => Forms::fast(weight.format()),
+        }
+    }
+
+    /// What attention multiplies.
+    pub fn attention(self, kernels: Kernels) -> Arithmetic {
+        match self {
+            Numerics::Exact => Arithmetic::F32,
+            Numerics::Fast => Arithmetic::fastest(kernels),
         }
     }
 }
@@ -173,8 +181,9 @@ impl Pass<'_> {
             scale: config.attention_scale,
             soft_cap: config.attention_soft_cap,
             mask: config.windows.get(i).copied().flatten().map_or(Mask::Causal, Mask::Window),
+            arithmetic: self.numerics.attention(self.kernels),
         };
-        let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows };
+        let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows, bias: None };
         let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;
         self.attend(i, input, &params, heads, s.attention, observer)?;
         self.show(observer, i, Site::Heads, s.activations.f32());

@@ -49,6 +49,10 @@ pub(super) fn write(
                             let (keys, values) = writer.head(page, head);
                             kernels.table.cache_rows_f16(k, v, at, keys, values);
                         }
+                        CacheType::Bf16 => {
+                            let (keys, values) = writer.head(page, head);
+                            kernels.table.cache_rows_bf16(k, v, at, keys, values);
+                        }
                     }
                 }
             }

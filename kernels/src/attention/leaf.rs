@@ -35,6 +35,8 @@ pub(crate) const MAX_ROWS: usize = 24;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) q: &'a [f32],
+    /// What is added to the scores, by absolute position; empty: nothing.
+    pub(crate) bias: &'a [f32],
     /// Absolute positions that it attends to: from the first to before the second.
     pub(crate) visible: (usize, usize),
 }
@@ -42,10 +44,18 @@ pub(crate) struct Row<'a> {
 impl Row<'_> {
     /// Visible keys of the page that begins at `base`.
     #[inline(always)]
-    fn in_page(&self, base: usize) -> (usize, usize) {
+    pub(crate) fn in_page(&self, base: usize) -> (usize, usize) {
         let clip = |position: usize| position.saturating_sub(base).min(PAGE);
         let (lo, hi) = (clip(self.visible.0), clip(self.visible.1));
         (lo, hi.max(lo))
+    }
+
+    /// What is added to the scores of the page that begins at `base`: less than a page at the end, where no key is
+    /// visible any more.
+    #[inline(always)]
+    pub(crate) fn bias_of(&self, base: usize) -> &[f32] {
+        let end = self.bias.len().min(base + PAGE);
+        if base < end { &self.bias[base..end] } else { &[] }
     }
 }
 
@@ -82,7 +92,7 @@ pub(crate) struct Partial<'a> {
 
 /// `m`, or 0 for -inf: what may be subtracted from a score that may be -inf too.
 #[inline(always)]
-fn shift(m: f32) -> f32 {
+pub(super) fn shift(m: f32) -> f32 {
     if m == f32::NEG_INFINITY { 0.0 } else { m }
 }
 
@@ -122,7 +132,8 @@ fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial:
         let mut rescale = [0.0; 2 * LANES];
         for i in 0..n {
             let row = &mut scores[i * PAGE..][..PAGE];
-            let page_max = limit_scores(s, row, visible[i], chunk.scale, chunk.soft_cap);
+            let bias = rows[i].bias_of(base);
+            let page_max = limit_scores(s, row, visible[i], chunk.scale, chunk.soft_cap, bias);
             if visible[i].0 < visible[i].1 {
                 let grown = if page_max > max[i] { page_max } else { max[i] };
                 rescale[i] = max[i] - shift(grown);
@@ -183,20 +194,55 @@ pub(crate) fn chunk_f16<S: Simd>(s: S, args: Chunk<'_>, rows: &[Row<'_>], partia
     chunk::<S, half::f16>(s, args, rows, partial);
 }
 
+/// [`chunk`] over a bf16 cache.
+#[inline(always)]
+pub(crate) fn chunk_bf16<S: Simd>(s: S, args: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) {
+    chunk::<S, half::bf16>(s, args, rows, partial);
+}
+
+/// `c tanh(x / c)`, or `x` for a `c` of 0.
+#[inline(always)]
+fn cap<S: Simd>(s: S, x: S::F32, c: f32) -> S::F32 {
+    if c > 0.0 { s.mul(s.splat(c), math::tanh(s, s.div(x, s.splat(c)))) } else { x }
+}
+
+/// Scales and caps raw products, then adds the bias.
+#[inline(always)]
+fn add_bias<S: Simd>(s: S, row: &mut [f32], scale: f32, soft_cap: f32, bias: &[f32]) {
+    for lanes in row.chunks_exact_mut(LANES) {
+        // SAFETY: 16 elements.
+        unsafe {
+            let x = s.mul(s.load(lanes.as_ptr()), s.splat(scale));
+            s.store(lanes.as_mut_ptr(), cap(s, x, soft_cap));
+        }
+    }
+    for (x, bias) in row.iter_mut().zip(bias) {
+        *x += bias;
+    }
+}
+
 /// Makes raw products to scores, -inf outside of the visible keys, and returns the largest (NaN left aside).
 #[inline(always)]
-fn limit_scores<S: Simd>(s: S, row: &mut [f32], visible: (usize, usize), scale: f32, soft_cap: f32) -> f32 {
+pub(super) fn limit_scores<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    visible: (usize, usize),
+    mut scale: f32,
+    mut soft_cap: f32,
+    bias: &[f32],
+) -> f32 {
     assert!(row.len() == PAGE);
+    if !bias.is_empty() {
+        add_bias(s, row, scale, soft_cap, bias);
+        (scale, soft_cap) = (1.0, 0.0);
+    }
     let nothing = s.splat(f32::NEG_INFINITY);
     let mut largest = nothing;
     // SAFETY: `v + 16 <= 64`, the length of the row; `INDEX` has 64 elements too.
     unsafe {
         for v in (0..PAGE).step_by(LANES) {
             let p = row.as_mut_ptr().add(v);
-            let mut x = s.mul(s.load(p), s.splat(scale));
-            if soft_cap > 0.0 {
-                x = s.mul(s.splat(soft_cap), math::tanh(s, s.div(x, s.splat(soft_cap))));
-            }
+            let mut x = cap(s, s.mul(s.load(p), s.splat(scale)), soft_cap);
             if visible != (0, PAGE) {
                 let key = s.load(INDEX.as_ptr().add(v));
                 x = s.select_lt(key, s.splat(visible.0 as f32), nothing, x);
@@ -239,7 +285,7 @@ fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f
 
 /// `row *= factor`
 #[inline(always)]
-fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
+pub(super) fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
     for lanes in row.chunks_exact_mut(LANES) {
         // SAFETY: 16 elements.
         unsafe { s.store(lanes.as_mut_ptr(), s.mul(s.load(lanes.as_ptr()), s.splat(factor))) };

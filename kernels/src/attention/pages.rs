@@ -16,7 +16,7 @@
 
 use super::PAGE;
 use crate::error::KernelError;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, VECTOR_BYTES};
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -29,13 +29,15 @@ pub enum CacheType {
     F32,
     /// IEEE halves: half the memory; magnitudes above 65504 become infinite.
     F16,
+    /// The upper halves of f32: the range of f32 with eight bits of precision.
+    Bf16,
 }
 
 impl CacheType {
     fn bytes(self) -> usize {
         match self {
             CacheType::F32 => 4,
-            CacheType::F16 => 2,
+            CacheType::F16 | CacheType::Bf16 => 2,
         }
     }
 }
@@ -81,6 +83,25 @@ impl Element for half::f16 {
     unsafe fn store<S: Simd>(s: S, p: *mut half::f16, v: S::F32) {
         // SAFETY: the caller's promise; `f16` is a transparent u16.
         unsafe { s.store_f16(p.cast(), v) }
+    }
+}
+
+impl Element for half::bf16 {
+    const TYPE: CacheType = CacheType::Bf16;
+    const ZERO: half::bf16 = half::bf16::ZERO;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const half::bf16) -> S::F32 {
+        // SAFETY: the caller's promise; `bf16` is a transparent u16.
+        unsafe { s.load_bf16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut half::bf16, v: S::F32) {
+        let mut bytes = [0; VECTOR_BYTES];
+        // SAFETY: 64 bytes, of which the first 32 are the caller's 16 elements; `bf16` is a transparent u16.
+        unsafe {
+            s.store_bytes(bytes.as_mut_ptr(), s.narrow_bf16(v, v));
+            p.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), VECTOR_BYTES / 2);
+        }
     }
 }
 
@@ -221,8 +242,8 @@ impl Pages {
     #[inline(always)]
     pub(crate) fn head<E: Element>(&self, page: PageId, head: usize) -> (&[E], &[E]) {
         let words = &self.memory[self.geometry.head_words::<E>(page, head)];
-        // SAFETY: the words are initialised and borrowed for as long as the result; every bit pattern is an f32 or
-        // an f16, whose alignment is at most a word's; `head_words` counted keys and values in this element type.
+        // SAFETY: the words are initialised and borrowed for as long as the result; every bit pattern is an f32, an
+        // f16 or a bf16, whose alignment is at most a word's; `head_words` counted keys and values in this element type.
         unsafe {
             let keys = words.as_ptr().cast::<E>();
             let values = keys.add(self.geometry.key_elements);

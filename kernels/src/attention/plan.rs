@@ -7,9 +7,10 @@
 
 #![allow(unsafe_code)]
 
-use super::leaf::{self, MAX_ROWS, Row, Total};
+use super::leaf::{self, Row, Total};
 use super::pages::CacheType;
-use super::{AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
+use super::pairs::{self, PairScratch};
+use super::{Arithmetic, AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::MatMut;
@@ -18,14 +19,20 @@ use crate::simd::LANES;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Pages of a chunk.
-const CHUNK_PAGES: usize = 16;
-/// Positions of a chunk.
-const CHUNK: usize = CHUNK_PAGES * PAGE;
+/// Positions of the smallest and of the largest chunk.
+const CHUNKS: [usize; 2] = [512, 1024];
+/// Most query rows of a unit, (tokens) x (heads that share a key head), with any arithmetic.
+const MAX_ROWS: usize = if leaf::MAX_ROWS > pairs::MAX_ROWS { leaf::MAX_ROWS } else { pairs::MAX_ROWS };
 /// Units per thread below which the cache is cut too.
 const UNITS_PER_THREAD: usize = 4;
 /// Alignment of scratch in elements: a cache line.
 const ALIGN: usize = 16;
+
+/// Positions of a chunk: a multiple of a page. Half-sized ones keep two threads equally busy over a thousand positions
+/// of two or three key heads; where all is f32, and slow, the merging that they cost is avoided.
+fn chunk_len(arithmetic: Arithmetic, cache_type: CacheType) -> usize {
+    CHUNKS[usize::from((arithmetic, cache_type) == (Arithmetic::F32, CacheType::F32))]
+}
 
 /// Neighbouring rows of one sequence.
 #[derive(Debug, Clone)]
@@ -38,8 +45,8 @@ struct Tile {
 }
 
 impl Tile {
-    fn chunks(&self) -> Range<usize> {
-        self.keys.start / CHUNK..self.keys.end.div_ceil(CHUNK)
+    fn chunks(&self, len: usize) -> Range<usize> {
+        self.keys.start / len..self.keys.end.div_ceil(len)
     }
 }
 
@@ -69,10 +76,12 @@ impl AttentionScratch {
         head_dim: usize,
     ) {
         self.tiles.reserve(rows.saturating_sub(self.tiles.len()));
-        grow(&mut self.slots, threads.max(1) * SlotShape::new(head_dim, false).len());
+        let slot = |arithmetic| SlotShape::new(head_dim, arithmetic, false).len();
+        let slot = slot(Arithmetic::F32).max(slot(Arithmetic::Bf16));
+        grow(&mut self.slots, threads.max(1) * slot);
         let split_rows = rows.min(UNITS_PER_THREAD * threads);
         let partial = partial_len(n_heads, head_dim) + n_heads * ALIGN;
-        grow(&mut self.partials, positions.div_ceil(CHUNK) * split_rows * partial);
+        grow(&mut self.partials, positions.div_ceil(CHUNKS[0]) * split_rows * partial);
     }
 }
 
@@ -102,33 +111,58 @@ fn partial_len(rows: usize, head_dim: usize) -> usize {
 /// One thread's scratch.
 #[derive(Clone, Copy)]
 struct SlotShape {
+    /// Most rows of a unit.
+    rows: usize,
     padded: usize,
+    /// Scores, and what else a unit needs while it looks at a page.
+    scores: usize,
+    /// Cells of queries, keys and values.
+    cells: [usize; 3],
     tapped: bool,
 }
 
 impl SlotShape {
-    fn new(head_dim: usize, tapped: bool) -> Self {
-        SlotShape { padded: padded(head_dim), tapped }
+    fn new(head_dim: usize, arithmetic: Arithmetic, tapped: bool) -> Self {
+        let padded = padded(head_dim);
+        match arithmetic {
+            Arithmetic::F32 => {
+                let rows = leaf::MAX_ROWS;
+                SlotShape { rows, padded, scores: rows * PAGE, cells: [0; 3], tapped }
+            }
+            Arithmetic::Bf16 => {
+                let (rows, [keys, values]) = (pairs::MAX_ROWS, pairs::panel_cells(head_dim));
+                let cells = [rows * pairs::query_cells(head_dim), keys, values];
+                SlotShape { rows, padded, scores: pairs::TILE_SCRATCH, cells, tapped }
+            }
+        }
     }
 
     fn len(self) -> usize {
-        let tap = if self.tapped { CHUNK } else { 0 };
-        MAX_ROWS * (PAGE + LANES + 2 * self.padded + tap) + 2 * MAX_ROWS.next_multiple_of(ALIGN)
+        let tap = if self.tapped { CHUNKS[1] } else { 0 };
+        let rows = self.rows * (LANES + 2 * self.padded + tap) + 2 * self.rows.next_multiple_of(ALIGN);
+        (self.scores + self.cells.iter().sum::<usize>() + rows).next_multiple_of(ALIGN)
     }
 
-    fn cut(self, slot: &mut [f32]) -> Slot<'_> {
-        let (scores, rest) = slot.split_at_mut(MAX_ROWS * PAGE);
-        let (lane_sums, rest) = rest.split_at_mut(MAX_ROWS * LANES);
-        let (output, rest) = rest.split_at_mut(MAX_ROWS * self.padded);
-        let (total, rest) = rest.split_at_mut(MAX_ROWS * self.padded);
-        let (max, rest) = rest.split_at_mut(MAX_ROWS.next_multiple_of(ALIGN));
-        let (sum, tap) = rest.split_at_mut(MAX_ROWS.next_multiple_of(ALIGN));
-        Slot { scores, lane_sums, output, total, max, sum, tap }
+    fn cut(self, mut slot: &mut [f32]) -> Slot<'_> {
+        let mut take = |n: usize| slot.split_off_mut(..n).unwrap_or_default();
+        let [q, keys, values] = self.cells;
+        let sums = self.rows.next_multiple_of(ALIGN);
+        Slot {
+            pairs: PairScratch { keys: take(keys), values: take(values), q: take(q) },
+            scores: take(self.scores),
+            lane_sums: take(self.rows * LANES),
+            output: take(self.rows * self.padded),
+            total: take(self.rows * self.padded),
+            max: take(sums),
+            sum: take(sums),
+            tap: slot,
+        }
     }
 }
 
 /// One thread's scratch, cut: see [`leaf::Partial`]; `total` is the output over several chunks.
 struct Slot<'a> {
+    pairs: PairScratch<'a>,
     scores: &'a mut [f32],
     lane_sums: &'a mut [f32],
     output: &'a mut [f32],
@@ -146,6 +180,8 @@ struct Job<'a> {
     tap: Option<&'a AttentionTap<'a>>,
     out: &'a MatMut<'a>,
     tiles: &'a [Tile],
+    /// Positions of a chunk.
+    chunk: usize,
     /// Query heads per key head, and per block.
     group: usize,
     block_heads: usize,
@@ -163,13 +199,19 @@ pub(super) fn run(
     tap: Option<&mut AttentionTap<'_>>,
 ) -> Result<(), KernelError> {
     let shape = *input.cache.shape();
+    let slot_shape = SlotShape::new(shape.head_dim, params.arithmetic, tap.is_some());
+    let chunk = chunk_len(params.arithmetic, shape.cache_type);
     let group = params.n_heads / shape.n_kv_heads;
-    let blocks_per_group = group.div_ceil(MAX_ROWS);
+    let blocks_per_group = group.div_ceil(slot_shape.rows);
     let block_heads = group.div_ceil(blocks_per_group);
     let blocks = shape.n_kv_heads * blocks_per_group;
 
     let AttentionScratch { tiles, slots, partials } = scratch;
-    let chunk_units = make_tiles(tiles, &input, params, MAX_ROWS / block_heads)?;
+    // As many rows as may be, unless that leaves threads without work.
+    let share = (input.rows.len() * blocks).div_ceil(UNITS_PER_THREAD * team.threads());
+    let least = leaf::MAX_ROWS / block_heads;
+    let most_rows = share.max(least).min(slot_shape.rows / block_heads).max(1);
+    let chunk_units = make_tiles(tiles, &input, params, most_rows, chunk)?;
     let positions = tiles.iter().map(|tile| tile.keys.end).max().unwrap_or(0);
     let tap = match tap {
         Some(tap) => {
@@ -178,11 +220,12 @@ pub(super) fn run(
         }
         None => None,
     };
-    let slot_shape = SlotShape::new(shape.head_dim, tap.is_some());
-    let job = Job { kernels, input, params, tap, out: &out, tiles, group, block_heads, blocks_per_group };
+    let job =
+        Job { kernels, input, params, tap, out: &out, tiles, chunk, group, block_heads, blocks_per_group };
 
     let units = tiles.len() * blocks;
-    let split = team.threads() > 1 && units < UNITS_PER_THREAD * team.threads() && chunk_units > tiles.len();
+    let few = UNITS_PER_THREAD * team.threads();
+    let split = team.threads() > 1 && units < few && input.rows.len() <= few && chunk_units > tiles.len();
     let most_units = if split { chunk_units * blocks } else { units };
     let threads = team.threads().min(most_units);
     grow(slots, threads * slot_shape.len());
@@ -222,6 +265,7 @@ fn make_tiles(
     input: &AttentionInput<'_>,
     params: &AttentionParams,
     most_rows: usize,
+    chunk: usize,
 ) -> Result<usize, KernelError> {
     tiles.clear();
     let mut chunks = 0;
@@ -229,14 +273,14 @@ fn make_tiles(
         let keys = visible(input, params, i)?;
         match tiles.last_mut() {
             Some(tile) if tile.rows.len() < most_rows && input.rows[i - 1].sequence == row.sequence => {
-                chunks -= tile.chunks().len();
+                chunks -= tile.chunks(chunk).len();
                 tile.rows.end = i + 1;
                 tile.keys = tile.keys.start.min(keys.start)..tile.keys.end.max(keys.end);
-                chunks += tile.chunks().len();
+                chunks += tile.chunks(chunk).len();
             }
             _ => {
                 let tile = Tile { rows: i..i + 1, keys, first_unit: chunks };
-                chunks += tile.chunks().len();
+                chunks += tile.chunks(chunk).len();
                 tiles.push(tile);
             }
         }
@@ -266,6 +310,10 @@ fn visible(
         let (expected, found) = (layer.released, keys.start);
         return Err(KernelError::Shape { op: OP, what: "first key (at least)", expected, found });
     }
+    if let Some(bias) = input.bias.filter(|bias| bias.cols() < keys.end) {
+        let (expected, found) = (keys.end, bias.cols());
+        return Err(KernelError::Shape { op: OP, what: "bias.cols (at least)", expected, found });
+    }
     Ok(keys)
 }
 
@@ -288,6 +336,14 @@ fn for_units(team: &Team<'_>, slots: MatMut<'_>, units: usize, f: impl Fn(usize,
             f(unit, slot.row_mut(0));
         }
     });
+}
+
+/// What a unit works in besides its results.
+struct Work<'a, 'b> {
+    pairs: &'a mut PairScratch<'b>,
+    scores: &'a mut [f32],
+    lane_sums: &'a mut [f32],
+    tap: &'a mut [f32],
 }
 
 /// The result of one chunk for the rows of a unit.
@@ -322,13 +378,19 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let mut totals = [None; MAX_ROWS];
-        let Slot { scores, lane_sums, output, total, max, sum, tap } = slot;
-        for chunk in tile.chunks() {
+        for chunk in tile.chunks(self.chunk) {
+            let Slot { output, max, sum, .. } = slot;
             let sums = Sums { output: &mut output[..n * padded], max: &mut max[..n], sum: &mut sum[..n] };
-            self.chunk(tile, block, chunk, (&mut **scores, &mut **lane_sums, &mut **tap), sums);
-            self.merge(tile, block, chunk, &mut totals, total, (&**output, &**max, &**sum));
+            let work = Work {
+                pairs: &mut slot.pairs,
+                scores: slot.scores,
+                lane_sums: slot.lane_sums,
+                tap: slot.tap,
+            };
+            self.chunk(tile, block, chunk, work, sums);
+            self.merge(tile, block, chunk, &mut totals, slot.total, (&*slot.output, &*slot.max, &*slot.sum));
         }
-        self.finish(tile, block, &totals, total);
+        self.finish(tile, block, &totals, slot.total);
     }
 
     /// One chunk of a unit, into a partial result.
@@ -340,8 +402,10 @@ impl<'a> Job<'a> {
         let (output, rest) = partial.split_at_mut(n * padded);
         let (max, rest) = rest.split_at_mut(n);
         let sums = Sums { output, max, sum: &mut rest[..n] };
-        let chunk = tile.chunks().start + tile_chunk - tile.first_unit;
-        self.chunk(tile, block, chunk, (slot.scores, slot.lane_sums, slot.tap), sums);
+        let chunk = tile.chunks(self.chunk).start + tile_chunk - tile.first_unit;
+        let work =
+            Work { pairs: &mut slot.pairs, scores: slot.scores, lane_sums: slot.lane_sums, tap: slot.tap };
+        self.chunk(tile, block, chunk, work, sums);
     }
 
     /// Merges the partial results of a unit's chunks.
@@ -355,7 +419,7 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let mut totals = [None; MAX_ROWS];
-        for (i, chunk) in tile.chunks().enumerate() {
+        for (i, chunk) in tile.chunks(self.chunk).enumerate() {
             let mut partial = partial(i);
             let (output, rest) = partial.row_mut(0).split_at(n * padded);
             let (max, sum) = rest.split_at(n);
@@ -365,30 +429,25 @@ impl<'a> Job<'a> {
     }
 
     /// The rows of a unit against one chunk.
-    fn chunk(
-        &self,
-        tile: &Tile,
-        block: usize,
-        chunk: usize,
-        (scores, lane_sums, tap): (&mut [f32], &mut [f32], &mut [f32]),
-        sums: Sums<'_>,
-    ) {
-        let AttentionInput { q, cache, layer, rows: places } = self.input;
+    fn chunk(&self, tile: &Tile, block: usize, chunk: usize, work: Work<'_, '_>, sums: Sums<'_>) {
+        let AttentionInput { q, cache, layer, rows: places, bias } = self.input;
+        let Work { pairs: cells, scores, lane_sums, tap } = work;
         let head_dim = cache.shape().head_dim;
         let (kv_head, _) = self.heads(block);
-        let mut rows = [Row { q: &[], visible: (0, 0) }; MAX_ROWS];
+        let mut rows = [Row { q: &[], bias: &[], visible: (0, 0) }; MAX_ROWS];
         let mut n = 0;
         let mut tapped = false;
         for (i, head) in self.members(tile, block) {
             let keys = self.visible(i);
             let q = &q.row(i)[head * head_dim..(head + 1) * head_dim];
-            rows[n] = Row { q, visible: (keys.start, keys.end) };
+            let bias = bias.map_or(&[][..], |bias| bias.row(if bias.rows() == 1 { 0 } else { i }));
+            rows[n] = Row { q, bias, visible: (keys.start, keys.end) };
             n += 1;
             tapped |= self.tap.is_some_and(|tap| tap.row(i, head).is_some());
         }
         let Ok(view) = cache.layer("attention", places[tile.rows.start].sequence, layer) else { return };
-        let first = (chunk * CHUNK_PAGES).max(tile.keys.start / PAGE);
-        let end = ((chunk + 1) * CHUNK_PAGES).min(tile.keys.end.div_ceil(PAGE));
+        let first = (chunk * self.chunk).max(tile.keys.start) / PAGE;
+        let end = ((chunk + 1) * self.chunk).min(tile.keys.end).div_ceil(PAGE);
         let args = leaf::Chunk {
             cache,
             head: kv_head,
@@ -401,10 +460,12 @@ impl<'a> Job<'a> {
         let tap = if tapped { &mut tap[..n * tap_stride] } else { &mut [] };
         let Sums { output, max, sum } = sums;
         let partial = leaf::Partial { scores, lane_sums, max, sum, output, tap: &mut *tap };
-        let table = self.kernels.table;
-        match cache.shape().cache_type {
-            CacheType::F32 => table.attention_chunk_f32(args, &rows[..n], partial),
-            CacheType::F16 => table.attention_chunk_f16(args, &rows[..n], partial),
+        let (table, rows) = (self.kernels.table, &rows[..n]);
+        match (self.params.arithmetic, cache.shape().cache_type) {
+            (Arithmetic::Bf16, _) => pairs::chunk(table, args, rows, cells, partial),
+            (_, CacheType::F32) => table.attention_chunk_f32(args, rows, partial),
+            (_, CacheType::F16) => table.attention_chunk_f16(args, rows, partial),
+            (_, CacheType::Bf16) => table.attention_chunk_bf16(args, rows, partial),
         }
         if let Some(wanted) = self.tap.filter(|_| tapped) {
             for (r, (i, head)) in self.members(tile, block).enumerate() {
@@ -429,7 +490,7 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         for (r, (i, _)) in self.members(tile, block).enumerate() {
             let keys = self.visible(i);
-            if keys.start.max(chunk * CHUNK) < keys.end.min((chunk + 1) * CHUNK) {
+            if keys.start.max(chunk * self.chunk) < keys.end.min((chunk + 1) * self.chunk) {
                 let range = r * padded..(r + 1) * padded;
                 let part = Total { max: max[r], sum: sum[r] };
                 self.kernels.table.attention_merge(

@@ -211,6 +211,12 @@ pub(crate) unsafe trait Simd: Copy {
     /// Per cell of two bf16: `acc + w0 a0 + w1 a1` (order and flushing of denormals are the CPU's).
     fn dot_bf16(self, acc: Self::F32, w: Self::Bytes, a: Self::Bytes) -> Self::F32;
 
+    /// 32 bf16, to nearest even: the lanes of `lo`, then those of `hi`. Overflow gives infinity, NaN stays NaN, denormals
+    /// may become zero.
+    fn narrow_bf16(self, lo: Self::F32, hi: Self::F32) -> Self::Bytes;
+    /// Of 32 numbers of 16 bits, those of the lower and of the upper half in turn: `v0 v16 v1 v17 ..`
+    fn interleave_halves(self, v: Self::Bytes) -> Self::Bytes;
+
     /// Asks for the cache line at `p`; any address, never faults.
     fn prefetch(self, p: *const u8);
 

@@ -307,6 +307,26 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn narrow_bf16(self, lo: Floats, hi: Floats) -> [u8; 64] {
+        let (lo, hi) = (lanes(lo), lanes(hi));
+        let mut out = [0; 64];
+        for i in 0..16 {
+            out[2 * i..2 * i + 2].copy_from_slice(&half::bf16::from_f32_const(lo[i]).to_le_bytes());
+            out[32 + 2 * i..34 + 2 * i].copy_from_slice(&half::bf16::from_f32_const(hi[i]).to_le_bytes());
+        }
+        out
+    }
+    #[inline(always)]
+    fn interleave_halves(self, v: [u8; 64]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for i in 0..16 {
+            out[4 * i..4 * i + 2].copy_from_slice(&v[2 * i..2 * i + 2]);
+            out[4 * i + 2..4 * i + 4].copy_from_slice(&v[32 + 2 * i..34 + 2 * i]);
+        }
+        out
+    }
+
+    #[inline(always)]
     fn transpose_4x4(self, rows: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
         let mut out = rows;
         for quarter in 0..4 {
