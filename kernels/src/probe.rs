@@ -20,12 +20,13 @@ pub enum Product {
     Int8,
 }
 
-/// Independent chains: more than latency times throughput of any instruction here.
+/// Independent chains at most: more than latency times throughput of any instruction here.
 const CHAINS: usize = 12;
 
-/// `rounds` products in each of 12 chains.
+/// `rounds` products in each of as many chains as there are registers for. Returns how many chains that were.
 #[inline(always)]
-pub(crate) fn multiply<S: Simd>(s: S, product: Product, rounds: usize) {
+pub(crate) fn multiply<S: Simd>(s: S, product: Product, rounds: usize) -> usize {
+    let chains = const { if S::REGISTERS - 2 < CHAINS { S::REGISTERS - 2 } else { CHAINS } };
     let one = black_box(1.0_f32);
     // Different starts, or the chains would be one.
     let mut float = [s.splat(one); CHAINS];
@@ -38,21 +39,21 @@ pub(crate) fn multiply<S: Simd>(s: S, product: Product, rounds: usize) {
     match product {
         Product::F32 => {
             for _ in 0..rounds {
-                for i in 0..CHAINS {
+                for i in 0..chains {
                     float[i] = s.mul_add(x, x, float[i]);
                 }
             }
         }
         Product::Bf16 => {
             for _ in 0..rounds {
-                for i in 0..CHAINS {
+                for i in 0..chains {
                     float[i] = s.dot_bf16(float[i], cell, cell);
                 }
             }
         }
         Product::Int8 => {
             for _ in 0..rounds {
-                for i in 0..CHAINS {
+                for i in 0..chains {
                     int[i] = s.dot_u8i8(int[i], cell, cell);
                 }
             }
@@ -61,6 +62,7 @@ pub(crate) fn multiply<S: Simd>(s: S, product: Product, rounds: usize) {
     for i in 0..CHAINS {
         black_box((s.sum(float[i]), s.sum_i32(int[i])));
     }
+    chains
 }
 
 /// Reads every byte once, with a prefetch far enough ahead.
@@ -86,22 +88,23 @@ pub(crate) fn read<S: Simd>(s: S, bytes: &[u8]) {
 
 impl Kernels {
     /// Multiplies and adds in registers and returns how many operations that were (a multiply-add is two): on the
-    /// calling thread, at least `at_least` of them.
+    /// calling thread, about `about` of them; a CPU with few registers does fewer.
     ///
     /// ```
     /// use gable_kernels::probe::Product;
-    /// assert!(gable_kernels::Kernels::best().multiply_registers(Product::F32, 1000) >= 1000);
+    /// assert!(gable_kernels::Kernels::best().multiply_registers(Product::F32, 1000) > 0);
     /// ```
-    pub fn multiply_registers(self, product: Product, at_least: u64) -> u64 {
+    pub fn multiply_registers(self, product: Product, about: u64) -> u64 {
         let cell = match product {
             Product::F32 => 1,
             Product::Bf16 => 2,
             Product::Int8 => 4,
         };
-        let per_round = (CHAINS * LANES * 2 * cell) as u64;
-        let rounds = at_least.div_ceil(per_round);
-        self.table.probe_multiply(product, usize::try_from(rounds).unwrap_or(usize::MAX));
-        rounds * per_round
+        let per_product = (LANES * 2 * cell) as u64;
+        let rounds = about.div_ceil(per_product);
+        let in_turn = usize::try_from(rounds).unwrap_or(usize::MAX).div_ceil(CHAINS);
+        let chains = self.table.probe_multiply(product, in_turn);
+        (in_turn * chains) as u64 * per_product
     }
 
     /// Reads memory and does nothing with it: on the calling thread, whole multiples of 256 bytes.

@@ -61,17 +61,20 @@ macro_rules! operations {
                 = attention::cache_rows;
             fn cache_rows_bf16(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [bf16], values: &mut [bf16])
                 = attention::cache_rows;
+            fn cache_rows_q8(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [i8], values: &mut [i8])
+                = attention::int8::rows;
             fn attention_chunk_f32(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
                 = attention::leaf::chunk_f32;
             fn attention_chunk_f16(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
                 = attention::leaf::chunk_f16;
             fn attention_chunk_bf16(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
                 = attention::leaf::chunk_bf16;
+            fn attention_chunk_q8(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) = attention::int8::chunk;
             fn pack_page_f32(page: HeadPage<'_, f32>, keys: &mut [f32], values: &mut [f32]) = attention::pairs::pack;
             fn pack_page_f16(page: HeadPage<'_, f16>, keys: &mut [f32], values: &mut [f32]) = attention::pairs::pack;
             fn pack_page_bf16(page: HeadPage<'_, bf16>, keys: &mut [f32], values: &mut [f32]) = attention::pairs::pack;
             fn attention_page(args: PageArgs<'_>, rows: &[Row<'_>], partial: &mut Partial<'_>) = attention::pairs::page;
-            fn probe_multiply(product: Product, rounds: usize) = crate::probe::multiply;
+            fn probe_multiply(product: Product, rounds: usize) -> usize = crate::probe::multiply;
             fn probe_read(bytes: &[u8]) = crate::probe::read;
             fn attention_merge(total: &mut Option<Total>, output: &mut [f32], chunk: Total, partial: &[f32])
                 = attention::leaf::merge;

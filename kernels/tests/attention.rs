@@ -6,7 +6,7 @@ use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionScratch, AttentionTap, CacheRow, CacheShape,
     CacheType, KvCache, Mask, SequenceId,
 };
-use gable_kernels::reference::attention::{AttentionRow, attention_row};
+use gable_kernels::reference::attention::{AttentionRow, attention_row, int8_groups};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, ParallelFor, Pool, Team};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -42,12 +42,14 @@ struct World {
 }
 
 /// Cache types with the arithmetic that they are used with.
-const KINDS: [(CacheType, Arithmetic); 5] = [
+const KINDS: [(CacheType, Arithmetic); 7] = [
     (CacheType::F32, Arithmetic::F32),
     (CacheType::F16, Arithmetic::F32),
     (CacheType::Bf16, Arithmetic::Bf16),
     (CacheType::F16, Arithmetic::Bf16),
     (CacheType::Bf16, Arithmetic::F32),
+    (CacheType::Q8_0, Arithmetic::F32),
+    (CacheType::F32, Arithmetic::Bf16),
 ];
 
 fn shape(n_kv_heads: usize, head_dim: usize, cache_type: CacheType) -> CacheShape {
@@ -195,7 +197,11 @@ impl World {
             _ => x,
         };
         let part = |row: Vec<f32>| -> Vec<f32> {
-            row[kv_head * head_dim..][..head_dim].iter().map(|x| multiplied(held(*x))).collect()
+            let head = &row[kv_head * head_dim..][..head_dim];
+            if cache_type == CacheType::Q8_0 {
+                return int8_groups(head, |scale| f16::from_f32(scale).to_f32());
+            }
+            head.iter().map(|x| multiplied(held(*x))).collect()
         };
         let keys: Vec<_> = (0..len).map(|j| part(k_row(seed, j, self.kv_cols()))).collect();
         let values: Vec<_> = (0..len).map(|j| part(v_row(seed, j, self.kv_cols()))).collect();
@@ -206,13 +212,16 @@ impl World {
             Mask::Bidirectional => 0..len,
             _ => 0..position + 1,
         };
-        let q = &q[head * head_dim..][..head_dim];
+        let mut q = q[head * head_dim..][..head_dim].to_vec();
+        if cache_type == CacheType::Q8_0 {
+            q = int8_groups(&q, |scale| scale);
+        }
         let bias = match self.bias.len() {
             0 => &[][..],
             1 => &self.bias[0],
             _ => &self.bias[position],
         };
-        attention_row(q, &keys, &values, visible, self.params.scale, self.params.soft_cap, bias)
+        attention_row(&q, &keys, &values, visible, self.params.scale, self.params.soft_cap, bias)
     }
 
     fn check_row(&self, got: &[f32], seed: u64, position: usize, len: usize) {
@@ -220,6 +229,7 @@ impl World {
         let [append, chunk, pack] = match self.cache.shape().cache_type {
             CacheType::F16 => ["cache_rows_f16", "attention_chunk_f16", "pack_page_f16"],
             CacheType::Bf16 => ["cache_rows_bf16", "attention_chunk_bf16", "pack_page_bf16"],
+            CacheType::Q8_0 => ["cache_rows_q8", "attention_chunk_q8", "attention_chunk_q8"],
             _ => ["cache_rows_f32", "attention_chunk_f32", "pack_page_f32"],
         };
         let products = if arithmetic == Arithmetic::F32 { [chunk, chunk] } else { [pack, "attention_page"] };
@@ -285,6 +295,7 @@ fn attention_matches_the_reference_over_several_chunks() {
             (Mask::Bidirectional, None, KINDS[0]),
             (Mask::Causal, None, KINDS[2]),
             (Mask::Window(600), Some(20.0), KINDS[3]),
+            (Mask::Causal, None, KINDS[5]),
         ] {
             let params = AttentionParams { soft_cap, arithmetic, ..params(6, 64, mask) };
             let mut world = World::new(kernels, shape(2, 64, cache_type), params);
@@ -364,6 +375,7 @@ fn bits_depend_neither_on_threads_nor_on_how_a_prompt_is_cut() {
             (KINDS[1], Mask::Window(70), Some(30.0)),
             (KINDS[2], Mask::Causal, None),
             (KINDS[3], Mask::Window(71), None),
+            (KINDS[5], Mask::Window(1050), None),
         ] {
             let params = AttentionParams { soft_cap, arithmetic, ..params(6, 80, mask) };
             // Both with and without the wide prompts' first thousand rows the same last rows must come out.
@@ -450,7 +462,9 @@ fn nan_reaches_only_the_rows_that_see_it() {
         // In a key, in a value, in a query; at a position in the middle of a tile and of a page.
         // An even and an odd one: either half of a pair.
         for (bad, what, (cache_type, arithmetic)) in [100, 101].into_iter().flat_map(|bad| {
-            (0..3).flat_map(move |what| KINDS[..3].iter().map(move |kind| (bad, what, *kind)))
+            (0..3).flat_map(move |what| {
+                [KINDS[0], KINDS[2], KINDS[5]].into_iter().map(move |kind| (bad, what, kind))
+            })
         }) {
             let [bad_key, bad_value, bad_query] = [0, 1, 2].map(|i| if i == what { bad } else { usize::MAX });
             for mask in [Mask::Causal, Mask::Window(20)] {
@@ -482,7 +496,8 @@ fn nan_reaches_only_the_rows_that_see_it() {
                     let want = if !sees {
                         0
                     } else if bad_value == bad {
-                        1
+                        // A scale is spoiled, and all that share it.
+                        if cache_type == CacheType::Q8_0 { 32 } else { 1 }
                     } else {
                         64
                     };
@@ -505,6 +520,7 @@ fn the_tap_shows_the_reference_and_changes_nothing() {
             (130, 90, None, Mask::Window(50), KINDS[0]),
             (130, 90, None, Mask::Window(51), KINDS[3]),
             (1100, 1090, Some(15.0), Mask::Causal, KINDS[2]),
+            (1100, 1090, None, Mask::Causal, KINDS[5]),
         ] {
             let params = AttentionParams { soft_cap, arithmetic, ..params(6, 64, mask) };
             let mut world = World::new(kernels, shape(2, 64, cache_type), params);

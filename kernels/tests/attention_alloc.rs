@@ -38,7 +38,11 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn appending_and_attending_allocate_nothing() {
-    for (cache_type, arithmetic) in [(CacheType::F16, Arithmetic::F32), (CacheType::Bf16, Arithmetic::Bf16)] {
+    for (cache_type, arithmetic) in [
+        (CacheType::F16, Arithmetic::F32),
+        (CacheType::Bf16, Arithmetic::Bf16),
+        (CacheType::Q8_0, Arithmetic::F32),
+    ] {
         allocates_nothing(cache_type, arithmetic);
     }
 }

@@ -23,7 +23,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::kv_cache::KvCache;
-use super::pages::{Element, PageId};
+use super::pages::{Float, PageId};
 use super::{PAGE, tile};
 use crate::math;
 use crate::simd::{LANES, Simd};
@@ -67,6 +67,8 @@ pub(crate) struct Chunk<'a> {
     pub(crate) head: usize,
     /// The chunk's pages.
     pub(crate) pages: &'a [Option<PageId>],
+    /// The page and head that this thread will probably read after these.
+    pub(crate) then: Option<(PageId, usize)>,
     /// Position of the first page's first key.
     pub(crate) position: usize,
     pub(crate) scale: f32,
@@ -98,7 +100,7 @@ pub(super) fn shift(m: f32) -> f32 {
 
 /// A tile of rows against one chunk.
 #[inline(always)]
-fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) {
+fn chunk<S: Simd, E: Float>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) {
     let n = rows.len();
     let Partial { scores, lane_sums, max, sum, output, tap } = partial;
     let stride = output.len() / n;
@@ -126,7 +128,12 @@ fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial:
         };
         let (keys, values) = chunk.cache.head::<E>(page, chunk.head);
         assert!(values.len() == PAGE * stride);
-        tile::scores(s, rows, keys, scores);
+        let (next, next_head) = match chunk.pages.get(index + 1).copied().flatten() {
+            Some(next) => (next, chunk.head),
+            None => chunk.then.unwrap_or((page, chunk.head)),
+        };
+        let next = chunk.cache.head::<E>(next, next_head).0.as_ptr();
+        tile::scores(s, rows, keys, scores, values.as_ptr());
 
         // Differences of the maxima, then their exponentials: by how much older sums shrink.
         let mut rescale = [0.0; 2 * LANES];
@@ -162,7 +169,7 @@ fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial:
         for part in 0..3 {
             if part == 1 {
                 if all.0 < all.1 {
-                    tile::outputs(s, n, all.0..all.1, scores, values, output);
+                    tile::outputs(s, n, all.0..all.1, scores, values, output, next);
                 }
                 continue;
             }
@@ -200,6 +207,47 @@ pub(crate) fn chunk_bf16<S: Simd>(s: S, args: Chunk<'_>, rows: &[Row<'_>], parti
     chunk::<S, half::bf16>(s, args, rows, partial);
 }
 
+/// Where a page's scores belong, and what they are made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// The page's first position, and its place in the chunk.
+    pub(crate) position: usize,
+    pub(crate) index: usize,
+    pub(crate) scale: f32,
+    /// 0: none.
+    pub(crate) soft_cap: f32,
+}
+
+/// Makes the raw products of the R rows from `first` on to scores, hands them to the tap, and raises the rows' maxima.
+/// Returns the differences of the maxima, whose exponentials tell by how much older sums shrink.
+#[inline(always)]
+pub(super) fn running_max<S: Simd, const R: usize>(
+    s: S,
+    place: Place,
+    rows: &[Row<'_>],
+    first: usize,
+    visible: &[(usize, usize); R],
+    partial: &mut Partial<'_>,
+) -> [f32; LANES] {
+    let mut differences = [0.0; LANES];
+    for i in 0..R {
+        let row = &mut partial.scores[i * PAGE..][..PAGE];
+        let bias = rows[first + i].bias_of(place.position);
+        let page_max = limit_scores(s, row, visible[i], place.scale, place.soft_cap, bias);
+        if visible[i].0 < visible[i].1 {
+            let max = &mut partial.max[first + i];
+            let grown = if page_max > *max { page_max } else { *max };
+            differences[i] = *max - shift(grown);
+            *max = grown;
+        }
+        if !partial.tap.is_empty() {
+            let tap_stride = partial.tap.len() / rows.len();
+            partial.tap[(first + i) * tap_stride + place.index * PAGE..][..PAGE].copy_from_slice(row);
+        }
+    }
+    differences
+}
+
 /// `c tanh(x / c)`, or `x` for a `c` of 0.
 #[inline(always)]
 fn cap<S: Simd>(s: S, x: S::F32, c: f32) -> S::F32 {
@@ -223,7 +271,7 @@ fn add_bias<S: Simd>(s: S, row: &mut [f32], scale: f32, soft_cap: f32, bias: &[f
 
 /// Makes raw products to scores, -inf outside of the visible keys, and returns the largest (NaN left aside).
 #[inline(always)]
-pub(super) fn limit_scores<S: Simd>(
+fn limit_scores<S: Simd>(
     s: S,
     row: &mut [f32],
     visible: (usize, usize),
@@ -268,7 +316,7 @@ const INDEX: [f32; PAGE] = {
 
 /// Makes scores to weights `exp(score - shift)` and adds them to the rescaled sums.
 #[inline(always)]
-fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f32]) {
+pub(super) fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f32]) {
     assert!(row.len() == PAGE && sums.len() == LANES);
     // SAFETY: `v + 16 <= 64`, the length of the row; 16 sums.
     unsafe {

@@ -17,6 +17,7 @@
 //! * `tile.rs`: its two products in registers;
 //! * `pairs.rs`: the same by dot products of bf16, for units of up to 96 rows;
 //! * `plan.rs`: tiles, threads, merging;
+//! * `int8.rs`: the same over a cache of int8;
 //! * `kv_cache.rs`, `pages.rs`, `append.rs`: where keys and values live;
 //! * `tap.rs`: a look at the scores and weights on the way.
 //!
@@ -29,6 +30,7 @@
 //! fed whole, in pieces or token by token, by one thread or seven, alone or in a batch, gives the same.
 
 mod append;
+pub(crate) mod int8;
 mod kv_cache;
 pub(crate) mod leaf;
 mod pages;
@@ -129,7 +131,8 @@ impl Kernels {
     /// **Shapes**: `out` like `q`, `rows x (n_heads * head_dim)`.
     /// **Accuracy**: with f32 arithmetic within `8 (1 + n_keys) eps sum p |v|` of the exact result for the cached values;
     /// with bf16 within `2^-8 sum p |v|` more of the exact result for queries and cached values that are rounded to
-    /// bf16, each to `2^-9` (`tests/attention.rs`).
+    /// bf16, each to `2^-9`; a q8_0 cache as with f32 arithmetic, for queries that are rounded to int8 in groups of 32
+    /// (`tests/attention.rs`).
     /// **Special values**: a row that sees no key, or only scores of -inf, gives zeros. NaN in a query, in a visible
     /// key or value gives NaN in the rows that see it and nowhere else; what lies behind the visible positions is
     /// never used.

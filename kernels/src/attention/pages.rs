@@ -14,7 +14,7 @@
 
 #![allow(unsafe_code)]
 
-use super::PAGE;
+use super::{PAGE, int8};
 use crate::error::KernelError;
 use crate::simd::{LANES, Simd, VECTOR_BYTES};
 use std::marker::PhantomData;
@@ -31,21 +31,62 @@ pub enum CacheType {
     F16,
     /// The upper halves of f32: the range of f32 with eight bits of precision.
     Bf16,
+    /// int8 with an f16 scale for each 32 elements of a head, each element within 1/254 of the largest of them: 17/32 of
+    /// the memory of halves. Keys are multiplied as integers with queries that are rounded likewise, values in f32,
+    /// whatever [`Arithmetic`](super::Arithmetic) is asked for.
+    Q8_0,
 }
 
 impl CacheType {
+    /// As it is called on command lines: `f32`, `f16`, `bf16`, `q8_0`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F32 => "f32",
+            CacheType::F16 => "f16",
+            CacheType::Bf16 => "bf16",
+            CacheType::Q8_0 => "q8_0",
+        }
+    }
+
     fn bytes(self) -> usize {
         match self {
             CacheType::F32 => 4,
             CacheType::F16 | CacheType::Bf16 => 2,
+            CacheType::Q8_0 => 1,
         }
+    }
+
+    /// Bytes of the scales of one key or value, and nothing where there are none.
+    fn scale_bytes(self, head_dim: usize) -> usize {
+        if self == CacheType::Q8_0 { 2 * int8::groups(head_dim) } else { 0 }
     }
 }
 
-/// A number that a cache can hold.
+/// What the memory of a cache is divided into.
 pub(crate) trait Element: Copy + 'static {
     /// The type that this is the element of.
     const TYPE: CacheType;
+}
+
+impl Element for f32 {
+    const TYPE: CacheType = CacheType::F32;
+}
+
+impl Element for half::f16 {
+    const TYPE: CacheType = CacheType::F16;
+}
+
+impl Element for half::bf16 {
+    const TYPE: CacheType = CacheType::Bf16;
+}
+
+/// Integers and the bytes of their scales.
+impl Element for i8 {
+    const TYPE: CacheType = CacheType::Q8_0;
+}
+
+/// A number that a cache can hold.
+pub(crate) trait Float: Element {
     /// Any value.
     const ZERO: Self;
     /// # Safety
@@ -56,8 +97,7 @@ pub(crate) trait Element: Copy + 'static {
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::F32);
 }
 
-impl Element for f32 {
-    const TYPE: CacheType = CacheType::F32;
+impl Float for f32 {
     const ZERO: f32 = 0.0;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F32 {
@@ -71,8 +111,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for half::f16 {
-    const TYPE: CacheType = CacheType::F16;
+impl Float for half::f16 {
     const ZERO: half::f16 = half::f16::ZERO;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const half::f16) -> S::F32 {
@@ -86,8 +125,7 @@ impl Element for half::f16 {
     }
 }
 
-impl Element for half::bf16 {
-    const TYPE: CacheType = CacheType::Bf16;
+impl Float for half::bf16 {
     const ZERO: half::bf16 = half::bf16::ZERO;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const half::bf16) -> S::F32 {
@@ -166,8 +204,10 @@ impl Pages {
         head_dim: usize,
         cache_type: CacheType,
     ) -> Result<Self, KernelError> {
-        let key_elements = head_dim.checked_mul(PAGE);
-        let value_elements = head_dim.checked_next_multiple_of(LANES).and_then(|n| n.checked_mul(PAGE));
+        let scales = cache_type.scale_bytes(head_dim);
+        let elements = |n: usize| n.checked_add(scales)?.checked_mul(PAGE);
+        let key_elements = elements(head_dim);
+        let value_elements = head_dim.checked_next_multiple_of(LANES).and_then(elements);
         let sizes = || {
             let (keys, values) = (key_elements?, value_elements?);
             let page_bytes =
@@ -243,7 +283,7 @@ impl Pages {
     pub(crate) fn head<E: Element>(&self, page: PageId, head: usize) -> (&[E], &[E]) {
         let words = &self.memory[self.geometry.head_words::<E>(page, head)];
         // SAFETY: the words are initialised and borrowed for as long as the result; every bit pattern is an f32, an
-        // f16 or a bf16, whose alignment is at most a word's; `head_words` counted keys and values in this element type.
+        // f16, a bf16 or an i8, whose alignment is at most a word's; `head_words` counted keys and values in this element type.
         unsafe {
             let keys = words.as_ptr().cast::<E>();
             let values = keys.add(self.geometry.key_elements);

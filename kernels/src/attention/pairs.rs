@@ -19,8 +19,9 @@
 
 use super::PAGE;
 use super::kv_cache::CacheShape;
-use super::leaf::{Chunk, Partial, Row, limit_scores, scale_row, shift};
-use super::pages::{CacheType, Element};
+use super::leaf::{Chunk, Partial, Place, Row, running_max, scale_row, shift};
+use super::pages::{CacheType, Float};
+use super::tile::ask_ahead;
 use crate::simd::{LANES, Simd};
 use crate::table::KernelTable;
 
@@ -56,6 +57,8 @@ pub(crate) struct HeadPage<'a, E> {
     pub(crate) keys: &'a [E],
     /// `[64][head_dim up to whole vectors]`
     pub(crate) values: &'a [E],
+    /// What will be packed next.
+    pub(crate) next: *const E,
 }
 
 /// One head of a page as cells: see the module. The cells are bits, not numbers.
@@ -67,17 +70,20 @@ pub(crate) struct Panels<'a> {
 
 /// Packs one head of a page.
 #[inline(always)]
-pub(crate) fn pack<S: Simd, E: Element>(s: S, page: HeadPage<'_, E>, keys: &mut [f32], values: &mut [f32]) {
+pub(crate) fn pack<S: Simd, E: Float>(s: S, page: HeadPage<'_, E>, keys: &mut [f32], values: &mut [f32]) {
     let (cells, stride) = (page.keys.len() / PAGE / 2, page.values.len() / PAGE);
     assert!(page.keys.len() == 2 * cells * PAGE && page.values.len() == stride * PAGE);
     assert!(keys.len() >= cells * PAGE && values.len() >= stride * PAIRS && stride.is_multiple_of(LANES));
     let width = block_vectors::<S>() * LANES;
+    let mut ahead = page.values.as_ptr();
     // SAFETY: c < cells, key + 16 <= 64: inside both rows of the page and inside the panel, which has as many cells.
     unsafe {
         for first in (0..PAGE).step_by(width) {
             for c in 0..cells {
                 let from = page.keys.as_ptr().add(2 * c * PAGE + first);
                 let to = keys.as_mut_ptr().add((first * cells) + c * width);
+                ask_ahead(s, ahead.cast(), 2 * width * size_of::<E>());
+                ahead = ahead.wrapping_add(2 * width);
                 let mut v = 0;
                 while v < width {
                     let pair = s.narrow_bf16(E::load(s, from.add(v)), E::load(s, from.add(PAGE + v)));
@@ -87,11 +93,14 @@ pub(crate) fn pack<S: Simd, E: Element>(s: S, page: HeadPage<'_, E>, keys: &mut 
             }
         }
     }
+    ahead = page.next;
     // SAFETY: as above, with 32 pairs of rows of `stride` values.
     unsafe {
         for j in 0..PAIRS {
             let mut column = 0;
             while column < stride {
+                ask_ahead(s, ahead.cast(), 2 * LANES * size_of::<E>());
+                ahead = ahead.wrapping_add(2 * LANES);
                 let from = page.values.as_ptr().add(2 * j * stride + column);
                 let pair = s.narrow_bf16(E::load(s, from), E::load(s, from.add(stride)));
                 let (first, width) = block_of(column, stride, width);
@@ -117,12 +126,7 @@ pub(crate) struct PageArgs<'a> {
     pub(crate) panels: Panels<'a>,
     /// `[rows][head_dim / 2]` cells of the queries.
     pub(crate) q: &'a [f32],
-    /// The page's first position, and its place in the chunk.
-    pub(crate) position: usize,
-    pub(crate) index: usize,
-    pub(crate) scale: f32,
-    /// 0: none.
-    pub(crate) soft_cap: f32,
+    pub(crate) place: Place,
 }
 
 /// Takes all rows of a unit through one packed page.
@@ -138,7 +142,7 @@ pub(crate) fn page<S: Simd>(s: S, args: PageArgs<'_>, rows: &[Row<'_>], partial:
     while i < n {
         // Of 32 vectors: 6 x 4 accumulators, 4 of cells, one broadcast. Where a product of pairs is several instructions,
         // they need room too.
-        let most = if S::REGISTERS >= 32 { 6 } else { S::REGISTERS / 2 };
+        let most = if S::HAS_BF16 { 6 } else { (S::REGISTERS / 2).min(4) };
         let left = (n - i).min(most);
         let tile = match left {
             5 => 3,
@@ -172,42 +176,26 @@ unsafe fn tile_of_rows<S: Simd, const R: usize>(
     let mut visible = [(0, 0); R];
     let mut any = false;
     for i in 0..R {
-        visible[i] = rows[first + i].in_page(args.position);
+        visible[i] = rows[first + i].in_page(args.place.position);
         any |= visible[i].0 < visible[i].1;
     }
     if !any {
         return;
     }
-    let (scores, weights) = partial.scores.split_at_mut(MAX_TILE * PAGE);
     // SAFETY: R <= 6 rows of scores; R rows of q from `first` on; the panel has 64 keys of `cells` cells.
     unsafe {
         let q = args.q.as_ptr().add(first * cells);
-        let (keys, out) = (args.panels.keys.as_ptr(), scores.as_mut_ptr());
+        let (keys, out) = (args.panels.keys.as_ptr(), partial.scores.as_mut_ptr());
         if S::REGISTERS >= 32 {
             score_tile::<S, R, 4>(s, q, keys, cells, out);
         } else {
             score_tile::<S, R, 1>(s, q, keys, cells, out);
         }
     }
-
-    let mut rescale = [0.0; LANES];
-    for i in 0..R {
-        let row = &mut scores[i * PAGE..][..PAGE];
-        let bias = rows[first + i].bias_of(args.position);
-        let page_max = limit_scores(s, row, visible[i], args.scale, args.soft_cap, bias);
-        if visible[i].0 < visible[i].1 {
-            let max = &mut partial.max[first + i];
-            let grown = if page_max > *max { page_max } else { *max };
-            rescale[i] = *max - shift(grown);
-            *max = grown;
-        }
-        if !partial.tap.is_empty() {
-            let tap_stride = partial.tap.len() / rows.len();
-            partial.tap[(first + i) * tap_stride + args.index * PAGE..][..PAGE].copy_from_slice(row);
-        }
-    }
+    let mut rescale = running_max(s, args.place, rows, first, &visible, partial);
     // SAFETY: 16 elements.
     unsafe { s.store(rescale.as_mut_ptr(), exp_of_bf16(s, s.load(rescale.as_ptr()))) };
+    let (scores, weights) = partial.scores.split_at_mut(MAX_TILE * PAGE);
     for i in 0..R {
         if visible[i].0 < visible[i].1 {
             let sums = &mut partial.lane_sums[(first + i) * LANES..][..LANES];
@@ -516,17 +504,18 @@ pub(super) fn chunk(
         };
         let Some(page) = page.filter(|_| rows.iter().any(seen)) else { continue };
         let (to_keys, to_values) = (&mut scratch.keys[..keys], &mut scratch.values[..values]);
+        let next = args.pages.get(index + 1).copied().flatten().unwrap_or(page);
+        let (cache, head) = (args.cache, args.head);
         match cache_type {
-            CacheType::F32 => table.pack_page_f32(args.cache.head_page(page, args.head), to_keys, to_values),
-            CacheType::F16 => table.pack_page_f16(args.cache.head_page(page, args.head), to_keys, to_values),
-            CacheType::Bf16 => {
-                table.pack_page_bf16(args.cache.head_page(page, args.head), to_keys, to_values)
-            }
+            CacheType::F32 => table.pack_page_f32(cache.head_page(page, next, head), to_keys, to_values),
+            CacheType::F16 => table.pack_page_f16(cache.head_page(page, next, head), to_keys, to_values),
+            CacheType::Bf16 => table.pack_page_bf16(cache.head_page(page, next, head), to_keys, to_values),
+            // Multiplied as it is: see `int8.rs`.
+            CacheType::Q8_0 => return,
         }
         let panels = Panels { keys: to_keys, values: to_values };
-        let Chunk { scale, soft_cap, .. } = args;
-        let args = PageArgs { panels, q: scratch.q, position, index, scale, soft_cap };
-        table.attention_page(args, rows, &mut partial);
+        let place = Place { position, index, scale: args.scale, soft_cap: args.soft_cap };
+        table.attention_page(PageArgs { panels, q: scratch.q, place }, rows, &mut partial);
     }
     for (sum, lanes) in partial.sum.iter_mut().zip(partial.lane_sums.chunks_exact_mut(LANES)) {
         let mut half = LANES / 2;

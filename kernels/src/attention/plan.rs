@@ -7,8 +7,9 @@
 
 #![allow(unsafe_code)]
 
+use super::int8;
 use super::leaf::{self, Row, Total};
-use super::pages::CacheType;
+use super::pages::{CacheType, PageId};
 use super::pairs::{self, PairScratch};
 use super::{Arithmetic, AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
 use crate::error::KernelError;
@@ -32,6 +33,26 @@ const ALIGN: usize = 16;
 /// of two or three key heads; where all is f32, and slow, the merging that they cost is avoided.
 fn chunk_len(arithmetic: Arithmetic, cache_type: CacheType) -> usize {
     CHUNKS[usize::from((arithmetic, cache_type) == (Arithmetic::F32, CacheType::F32))]
+}
+
+/// Which leaves take a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Floats,
+    Pairs,
+    Int8,
+}
+
+impl Leaves {
+    const ALL: [Leaves; 3] = [Leaves::Floats, Leaves::Pairs, Leaves::Int8];
+
+    fn of(arithmetic: Arithmetic, cache_type: CacheType) -> Self {
+        match (cache_type, arithmetic) {
+            (CacheType::Q8_0, _) => Leaves::Int8,
+            (_, Arithmetic::F32) => Leaves::Floats,
+            (_, Arithmetic::Bf16) => Leaves::Pairs,
+        }
+    }
 }
 
 /// Neighbouring rows of one sequence.
@@ -76,8 +97,8 @@ impl AttentionScratch {
         head_dim: usize,
     ) {
         self.tiles.reserve(rows.saturating_sub(self.tiles.len()));
-        let slot = |arithmetic| SlotShape::new(head_dim, arithmetic, false).len();
-        let slot = slot(Arithmetic::F32).max(slot(Arithmetic::Bf16));
+        let slots = Leaves::ALL.map(|leaves| SlotShape::new(head_dim, leaves, false).len());
+        let slot = slots.into_iter().fold(0, usize::max);
         grow(&mut self.slots, threads.max(1) * slot);
         let split_rows = rows.min(UNITS_PER_THREAD * threads);
         let partial = partial_len(n_heads, head_dim) + n_heads * ALIGN;
@@ -122,14 +143,18 @@ struct SlotShape {
 }
 
 impl SlotShape {
-    fn new(head_dim: usize, arithmetic: Arithmetic, tapped: bool) -> Self {
+    fn new(head_dim: usize, leaves: Leaves, tapped: bool) -> Self {
         let padded = padded(head_dim);
-        match arithmetic {
-            Arithmetic::F32 => {
+        match leaves {
+            Leaves::Int8 => {
+                let (rows, scores) = (int8::MAX_ROWS, int8::scratch_len(head_dim));
+                SlotShape { rows, padded, scores, cells: [0; 3], tapped }
+            }
+            Leaves::Floats => {
                 let rows = leaf::MAX_ROWS;
                 SlotShape { rows, padded, scores: rows * PAGE, cells: [0; 3], tapped }
             }
-            Arithmetic::Bf16 => {
+            Leaves::Pairs => {
                 let (rows, [keys, values]) = (pairs::MAX_ROWS, pairs::panel_cells(head_dim));
                 let cells = [rows * pairs::query_cells(head_dim), keys, values];
                 SlotShape { rows, padded, scores: pairs::TILE_SCRATCH, cells, tapped }
@@ -147,28 +172,28 @@ impl SlotShape {
         let mut take = |n: usize| slot.split_off_mut(..n).unwrap_or_default();
         let [q, keys, values] = self.cells;
         let sums = self.rows.next_multiple_of(ALIGN);
-        Slot {
-            pairs: PairScratch { keys: take(keys), values: take(values), q: take(q) },
-            scores: take(self.scores),
-            lane_sums: take(self.rows * LANES),
-            output: take(self.rows * self.padded),
-            total: take(self.rows * self.padded),
-            max: take(sums),
-            sum: take(sums),
-            tap: slot,
-        }
+        let pairs = PairScratch { keys: take(keys), values: take(values), q: take(q) };
+        let (scores, lane_sums) = (take(self.scores), take(self.rows * LANES));
+        let (output, total) = (take(self.rows * self.padded), take(self.rows * self.padded));
+        let (max, sum) = (take(sums), take(sums));
+        Slot { desk: Desk { pairs, scores, lane_sums, tap: slot }, output, total, max, sum }
     }
 }
 
 /// One thread's scratch, cut: see [`leaf::Partial`]; `total` is the output over several chunks.
 struct Slot<'a> {
-    pairs: PairScratch<'a>,
-    scores: &'a mut [f32],
-    lane_sums: &'a mut [f32],
+    desk: Desk<'a>,
     output: &'a mut [f32],
     total: &'a mut [f32],
     max: &'a mut [f32],
     sum: &'a mut [f32],
+}
+
+/// What a chunk works in besides its results.
+struct Desk<'a> {
+    pairs: PairScratch<'a>,
+    scores: &'a mut [f32],
+    lane_sums: &'a mut [f32],
     tap: &'a mut [f32],
 }
 
@@ -199,7 +224,8 @@ pub(super) fn run(
     tap: Option<&mut AttentionTap<'_>>,
 ) -> Result<(), KernelError> {
     let shape = *input.cache.shape();
-    let slot_shape = SlotShape::new(shape.head_dim, params.arithmetic, tap.is_some());
+    let leaves = Leaves::of(params.arithmetic, shape.cache_type);
+    let slot_shape = SlotShape::new(shape.head_dim, leaves, tap.is_some());
     let chunk = chunk_len(params.arithmetic, shape.cache_type);
     let group = params.n_heads / shape.n_kv_heads;
     let blocks_per_group = group.div_ceil(slot_shape.rows);
@@ -245,7 +271,11 @@ pub(super) fn run(
     for_units(team, slots.reborrow(), most_units, |unit, slot| {
         // SAFETY: each unit is handed out once, and its row is its own.
         let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };
-        job.one_chunk(unit / blocks, unit % blocks, &mut slot_shape.cut(slot), partial.row_mut(0));
+        // The next unit but those that the other threads take meanwhile.
+        let next = unit + threads;
+        let then = job.first_page(next / blocks, next % blocks, chunk_units);
+        let slot = &mut slot_shape.cut(slot);
+        job.one_chunk((unit / blocks, unit % blocks), then, slot, partial.row_mut(0));
     });
     for_units(team, slots, units, |unit, slot| {
         let tile = &job.tiles[unit / blocks];
@@ -338,14 +368,6 @@ fn for_units(team: &Team<'_>, slots: MatMut<'_>, units: usize, f: impl Fn(usize,
     });
 }
 
-/// What a unit works in besides its results.
-struct Work<'a, 'b> {
-    pairs: &'a mut PairScratch<'b>,
-    scores: &'a mut [f32],
-    lane_sums: &'a mut [f32],
-    tap: &'a mut [f32],
-}
-
 /// The result of one chunk for the rows of a unit.
 struct Sums<'a> {
     output: &'a mut [f32],
@@ -368,6 +390,22 @@ impl<'a> Job<'a> {
         tile.rows.clone().flat_map(move |row| heads.clone().map(move |head| (row, head)))
     }
 
+    /// The tile that a chunk belongs to when chunks are units.
+    fn tile_of(&self, tile_chunk: usize) -> &Tile {
+        let after = self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk);
+        &self.tiles[after - 1]
+    }
+
+    /// Where a chunk's first page is, if `tile_chunk` is one of `count` chunks.
+    fn first_page(&self, tile_chunk: usize, block: usize, count: usize) -> Option<(PageId, usize)> {
+        let tile = (tile_chunk < count).then(|| self.tile_of(tile_chunk))?;
+        let chunk = tile.chunks(self.chunk).start + tile_chunk - tile.first_unit;
+        let sequence = self.input.rows[tile.rows.start].sequence;
+        let view = self.input.cache.layer("attention", sequence, self.input.layer).ok()?;
+        let page = view.table.get((chunk * self.chunk).max(tile.keys.start) / PAGE)?;
+        Some(((*page)?, self.heads(block).0))
+    }
+
     /// What row `i` sees; `make_tiles` has seen that it is there.
     fn visible(&self, i: usize) -> Range<usize> {
         visible(&self.input, self.params, i).unwrap_or(0..0)
@@ -378,34 +416,31 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let mut totals = [None; MAX_ROWS];
+        let Slot { desk, output, total, max, sum } = slot;
         for chunk in tile.chunks(self.chunk) {
-            let Slot { output, max, sum, .. } = slot;
             let sums = Sums { output: &mut output[..n * padded], max: &mut max[..n], sum: &mut sum[..n] };
-            let work = Work {
-                pairs: &mut slot.pairs,
-                scores: slot.scores,
-                lane_sums: slot.lane_sums,
-                tap: slot.tap,
-            };
-            self.chunk(tile, block, chunk, work, sums);
-            self.merge(tile, block, chunk, &mut totals, slot.total, (&*slot.output, &*slot.max, &*slot.sum));
+            self.chunk(tile, block, chunk, None, desk, sums);
+            self.merge(tile, block, chunk, &mut totals, total, (&**output, &**max, &**sum));
         }
-        self.finish(tile, block, &totals, slot.total);
+        self.finish(tile, block, &totals, total);
     }
 
     /// One chunk of a unit, into a partial result.
-    fn one_chunk(&self, tile_chunk: usize, block: usize, slot: &mut Slot<'_>, partial: &mut [f32]) {
-        let index = self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk) - 1;
-        let tile = &self.tiles[index];
+    fn one_chunk(
+        &self,
+        (tile_chunk, block): (usize, usize),
+        then: Option<(PageId, usize)>,
+        slot: &mut Slot<'_>,
+        partial: &mut [f32],
+    ) {
+        let tile = self.tile_of(tile_chunk);
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let (output, rest) = partial.split_at_mut(n * padded);
         let (max, rest) = rest.split_at_mut(n);
         let sums = Sums { output, max, sum: &mut rest[..n] };
         let chunk = tile.chunks(self.chunk).start + tile_chunk - tile.first_unit;
-        let work =
-            Work { pairs: &mut slot.pairs, scores: slot.scores, lane_sums: slot.lane_sums, tap: slot.tap };
-        self.chunk(tile, block, chunk, work, sums);
+        self.chunk(tile, block, chunk, then, &mut slot.desk, sums);
     }
 
     /// Merges the partial results of a unit's chunks.
@@ -429,9 +464,17 @@ impl<'a> Job<'a> {
     }
 
     /// The rows of a unit against one chunk.
-    fn chunk(&self, tile: &Tile, block: usize, chunk: usize, work: Work<'_, '_>, sums: Sums<'_>) {
+    fn chunk(
+        &self,
+        tile: &Tile,
+        block: usize,
+        chunk: usize,
+        then: Option<(PageId, usize)>,
+        desk: &mut Desk<'_>,
+        sums: Sums<'_>,
+    ) {
         let AttentionInput { q, cache, layer, rows: places, bias } = self.input;
-        let Work { pairs: cells, scores, lane_sums, tap } = work;
+        let Desk { pairs: cells, scores, lane_sums, tap } = desk;
         let head_dim = cache.shape().head_dim;
         let (kv_head, _) = self.heads(block);
         let mut rows = [Row { q: &[], bias: &[], visible: (0, 0) }; MAX_ROWS];
@@ -452,6 +495,7 @@ impl<'a> Job<'a> {
             cache,
             head: kv_head,
             pages: &view.table[first..end],
+            then,
             position: first * PAGE,
             scale: self.params.scale,
             soft_cap: self.params.soft_cap.unwrap_or(0.0),
@@ -462,6 +506,7 @@ impl<'a> Job<'a> {
         let partial = leaf::Partial { scores, lane_sums, max, sum, output, tap: &mut *tap };
         let (table, rows) = (self.kernels.table, &rows[..n]);
         match (self.params.arithmetic, cache.shape().cache_type) {
+            (_, CacheType::Q8_0) => table.attention_chunk_q8(args, rows, partial),
             (Arithmetic::Bf16, _) => pairs::chunk(table, args, rows, cells, partial),
             (_, CacheType::F32) => table.attention_chunk_f32(args, rows, partial),
             (_, CacheType::F16) => table.attention_chunk_f16(args, rows, partial),

@@ -15,6 +15,18 @@ pub struct AttentionRow {
     pub magnitude: Vec<f64>,
 }
 
+/// What is left of a head's elements when each 32 of them, and the rest, are rounded to integers of at most 127 times one
+/// scale, in f32: `s = round(max |x| / 127)`, `s round(x (1 / s))`, ties to even.
+pub fn int8_groups(x: &[f32], round: impl Fn(f32) -> f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for group in x.chunks(32) {
+        let scale = round(group.iter().fold(0.0_f32, |max, x| max.max(x.abs())) / 127.0);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        out.extend(group.iter().map(|x| scale * (x * inverse).clamp(-127.0, 127.0).round_ties_even()));
+    }
+    out
+}
+
 /// Attention of one query over the `visible` ones of `keys` and `values`, `bias` (empty: none) added to the scores;
 /// nothing visible, or only scores of -inf: zeros.
 pub fn attention_row(

@@ -9,7 +9,7 @@ use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef};
 use crate::pool::Team;
-use crate::reference::attention::{AttentionRow, attention_row};
+use crate::reference::attention::{AttentionRow, attention_row, int8_groups};
 use half::{bf16, f16};
 
 struct Problem {
@@ -58,12 +58,20 @@ impl Problem {
                 CacheType::F32 => *x,
                 CacheType::F16 => f16::from_f32_const(*x).to_f32_const(),
                 CacheType::Bf16 => bf16(*x),
+                // Rounded in groups below.
+                CacheType::Q8_0 => *x,
             })
         };
+        let int8 = self.shape.cache_type == CacheType::Q8_0;
+        let strip = |row: &[f32], head: usize| -> Vec<f32> {
+            let strip = &row[head * head_dim..][..head_dim];
+            match int8 {
+                true => int8_groups(strip, |scale| f16::from_f32_const(scale).to_f32_const()),
+                false => strip.iter().map(held).collect(),
+            }
+        };
         let strips = |data: &[f32], head: usize| -> Vec<Vec<f32>> {
-            data.chunks(self.kv_cols())
-                .map(|row| row[head * head_dim..][..head_dim].iter().map(held).collect())
-                .collect()
+            data.chunks(self.kv_cols()).map(|row| strip(row, head)).collect()
         };
         let mut all = Vec::new();
         for (i, q) in self.q.chunks(self.q_cols()).enumerate() {
@@ -73,12 +81,15 @@ impl Problem {
                 Mask::Window(n) => (position + 1).saturating_sub(n)..position + 1,
                 Mask::Bidirectional => 0..self.len,
             };
-            let q: Vec<f32> = q.iter().copied().map(multiplied).collect();
             for (head, q) in q.chunks(head_dim).enumerate() {
+                let q: Vec<f32> = match int8 {
+                    true => int8_groups(q, |scale| scale),
+                    false => q.iter().copied().map(multiplied).collect(),
+                };
                 let kv_head = head * self.shape.n_kv_heads / self.params.n_heads;
                 let (keys, values) = (strips(&self.k, kv_head), strips(&self.v, kv_head));
                 let AttentionParams { scale, soft_cap, .. } = self.params;
-                all.push(attention_row(q, &keys, &values, visible.clone(), scale, soft_cap, &[]));
+                all.push(attention_row(&q, &keys, &values, visible.clone(), scale, soft_cap, &[]));
             }
         }
         all
@@ -99,6 +110,7 @@ pub(super) fn attention(sweep: &mut Sweep) {
                 (CacheType::F16, Arithmetic::F32, "attention, f16 cache"),
                 (CacheType::F16, Arithmetic::Bf16, "attention by bf16, f16 cache"),
                 (CacheType::Bf16, Arithmetic::Bf16, "attention by bf16, bf16 cache"),
+                (CacheType::Q8_0, Arithmetic::F32, "attention, q8_0 cache"),
             ] {
                 for (mask, soft_cap) in masks {
                     let shape = CacheShape {

@@ -257,6 +257,12 @@ macro_rules! avx2_token {
                         _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast())),
                     )
                 }
+                unsafe fn load_i8(p: *const i8) -> Ints {
+                    (
+                        _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())),
+                        _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast())),
+                    )
+                }
                 unsafe fn store_i8(p: *mut i8, v: Ints) -> () {
                     // Packing works inside 128-bit lanes: [0..4 | 8..12 | 4..8 | 12..16] comes out, dwords 0 2 1 3 put it right.
                     let words = _mm256_packs_epi32(v.0, v.1);
@@ -313,6 +319,7 @@ macro_rules! avx2_token {
                     [(lo[0], hi[0]), (lo[1], hi[1]), (lo[2], hi[2]), (lo[3], hi[3])]
                 }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                fn prefetch_far(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
             }
         }
     };

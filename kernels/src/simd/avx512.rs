@@ -255,6 +255,7 @@ macro_rules! avx512_token {
                 fn sub_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
                 fn sum_i32(v: __m512i) -> i32 { _mm512_reduce_add_epi32(v) }
                 unsafe fn load_u8(p: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+                unsafe fn load_i8(p: *const i8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
                 unsafe fn store_i8(p: *mut i8, v: __m512i) -> () { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(v)) }
                 unsafe fn load_bytes(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
                 unsafe fn store_bytes(p: *mut u8, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }
@@ -290,6 +291,7 @@ macro_rules! avx512_token {
                 }
                 fn transpose_4x4(r: [__m512i; 4]) -> [__m512i; 4] { transpose_4x4(r) }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                fn prefetch_far(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
             }
         }
     };

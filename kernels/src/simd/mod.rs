@@ -176,6 +176,10 @@ pub(crate) unsafe trait Simd: Copy {
     /// # Safety
     /// `p` must be readable for 16 bytes.
     unsafe fn load_u8(self, p: *const u8) -> Self::I32;
+    /// Sign-extends 16 bytes.
+    /// # Safety
+    /// `p` must be readable for 16 bytes.
+    unsafe fn load_i8(self, p: *const i8) -> Self::I32;
     /// Narrows to i8 with saturation.
     /// # Safety
     /// `p` must be writable for 16 bytes.
@@ -219,6 +223,9 @@ pub(crate) unsafe trait Simd: Copy {
 
     /// Asks for the cache line at `p`; any address, never faults.
     fn prefetch(self, p: *const u8);
+    /// The same, but only into the second-level cache: for what is still far away, and more than the first level should
+    /// hold or wait for.
+    fn prefetch_far(self, p: *const u8);
 
     /// In every quarter, transposes the 4 x 4 cells that the four vectors have there.
     fn transpose_4x4(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];

@@ -217,6 +217,11 @@ unsafe impl Simd for Neon {
             [vmovl_u16(vget_low_u16(lo)), vmovl_high_u16(lo), vmovl_u16(vget_low_u16(hi)), vmovl_high_u16(hi)]
                 .map(|v| vreinterpretq_s32_u32(v))
         }
+        unsafe fn load_i8(p: *const i8) -> Ints {
+            let bytes = vld1q_s8(p);
+            let (lo, hi) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            [vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)]
+        }
         unsafe fn store_i8(p: *mut i8, v: Ints) -> () {
             let lo = vqmovn_high_s32(vqmovn_s32(v[0]), v[1]);
             let hi = vqmovn_high_s32(vqmovn_s32(v[2]), v[3]);
@@ -263,6 +268,9 @@ unsafe impl Simd for Neon {
         }
         fn prefetch(p: *const u8) -> () {
             asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags))
+        }
+        fn prefetch_far(p: *const u8) -> () {
+            asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags))
         }
     }
 

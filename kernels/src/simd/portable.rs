@@ -220,6 +220,11 @@ unsafe impl Simd for Portable {
         ints(unsafe { p.cast::<[u8; 16]>().read() }.map(i32::from))
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Ints {
+        // SAFETY: the caller promised 16 readable bytes.
+        ints(unsafe { p.cast::<[i8; 16]>().read() }.map(i32::from))
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, v: Ints) {
         let bytes = int_lanes(v).map(|x| x.clamp(-128, 127) as i8);
         // SAFETY: the caller promised 16 writable bytes.
@@ -341,4 +346,6 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn prefetch_far(self, _: *const u8) {}
 }

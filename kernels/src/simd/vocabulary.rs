@@ -206,6 +206,7 @@ fn floats<S: Simd + 'static>(s: S, f: &mut Findings) {
         f.equal("pow2", out(s, s.pow2(unsafe { s.load(n.as_ptr()) })), want);
     }
     s.prefetch(std::ptr::null());
+    s.prefetch_far(std::ptr::null());
 }
 
 /// All halves and bf16 both ways, and to halves also the ties and what lies next to them.
@@ -287,6 +288,9 @@ fn integers<S: Simd>(s: S, f: &mut Findings) {
         let bytes: [u8; LANES] = from_fn(|i| a[i] as u8);
         // SAFETY: 16 bytes.
         f.equal("load_u8", ints_out(s, unsafe { s.load_u8(bytes.as_ptr()) }), bytes.map(i32::from));
+        let signed = bytes.map(u8::cast_signed);
+        // SAFETY: 16 bytes.
+        f.equal("load_i8", ints_out(s, unsafe { s.load_i8(signed.as_ptr()) }), signed.map(i32::from));
         // Ties and their neighbours, from fractions to beyond 2^24.
         let x = a.map(|a| a as f32 * 0.5_f32.powi(case % 5));
         // SAFETY: 16 f32.
