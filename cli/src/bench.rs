@@ -91,7 +91,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
     let types = (args.cache_type_k, args.cache_type_v);
     if matches!(types, (Some(k), Some(v)) if k != v) {
-        return Err(usage("-ctk and -ctv differ; keys and values have one type, f32 or f16"));
+        return Err(usage("-ctk and -ctv differ; keys and values have one type: f32, f16, bf16 or q8_0"));
     }
     let tests = tests(args)?;
     let threads = match args.threads.is_empty() {
@@ -110,10 +110,7 @@ pub fn run(args: &BenchArgs) -> Result<()> {
             let mut options = SessionOptions::new(kernels, 1);
             options.numerics = Numerics::from(args.numerics);
             options.batch = args.batch_size.min(args.ubatch_size);
-            options.cache_type = types.0.or(types.1).map(|name| match name {
-                crate::options::CacheTypeName::F32 => CacheType::F32,
-                crate::options::CacheTypeName::F16 => CacheType::F16,
-            });
+            options.cache_type = types.0.or(types.1).map(CacheType::from);
             say(&format!(
                 "{}: isa {}, threads {n_threads}, numerics {}",
                 model.name(),

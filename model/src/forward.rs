@@ -28,7 +28,8 @@ use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 pub enum Numerics {
     /// f32 everywhere: activations, attention, cache. The yardstick.
     Exact,
-    /// int8 activations with one scale per 32 against quantized weights, bf16 against bf16 weights, f16 cache.
+    /// int8 activations with one scale per 32 against quantized weights, bf16 against bf16 weights, f16 cache, prompts'
+    /// attention by bf16 products where the CPU has them.
     Fast,
 }
 
@@ -41,11 +42,12 @@ impl Numerics {
         }
     }
 
-    /// What attention multiplies.
-    pub fn attention(self, kernels: Kernels) -> Arithmetic {
-        match self {
-            Numerics::Exact => Arithmetic::F32,
-            Numerics::Fast => Arithmetic::fastest(kernels),
+    /// What attention multiplies: bf16 in prompts, where the CPU does. A decoded token waits for the cache to be read,
+    /// and f32 costs nothing.
+    pub fn attention(self, phase: Phase, kernels: Kernels) -> Arithmetic {
+        match (self, phase) {
+            (Numerics::Fast, Phase::Prompt) => Arithmetic::fastest(kernels),
+            _ => Arithmetic::F32,
         }
     }
 }
@@ -181,7 +183,7 @@ impl Pass<'_> {
             scale: config.attention_scale,
             soft_cap: config.attention_soft_cap,
             mask: config.windows.get(i).copied().flatten().map_or(Mask::Causal, Mask::Window),
-            arithmetic: self.numerics.attention(self.kernels),
+            arithmetic: self.numerics.attention(self.phase, self.kernels),
         };
         let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows, bias: None };
         let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;

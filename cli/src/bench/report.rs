@@ -3,7 +3,6 @@
 use crate::statistics::mean_and_deviation;
 use anyhow::Result;
 use clap::ValueEnum;
-use gable_kernels::attention::CacheType;
 use gable_model::model::Model;
 use gable_model::session::SessionOptions;
 use serde_json::{Value, json};
@@ -57,10 +56,7 @@ impl About {
             params,
             threads,
             batches,
-            cache_type: match options.cache_type() {
-                CacheType::F32 => "f32",
-                _ => "f16",
-            },
+            cache_type: options.cache_type().name(),
             isa: options.kernels.isa().to_string(),
         }
     }

@@ -80,6 +80,22 @@ pub enum CacheTypeName {
     F32,
     /// IEEE halves
     F16,
+    /// Upper halves of 32-bit floats
+    Bf16,
+    /// int8, one scale per 32 elements: half the memory of f16
+    #[value(name = "q8_0")]
+    Q8_0,
+}
+
+impl From<CacheTypeName> for CacheType {
+    fn from(name: CacheTypeName) -> CacheType {
+        match name {
+            CacheTypeName::F32 => CacheType::F32,
+            CacheTypeName::F16 => CacheType::F16,
+            CacheTypeName::Bf16 => CacheType::Bf16,
+            CacheTypeName::Q8_0 => CacheType::Q8_0,
+        }
+    }
 }
 
 impl SessionArgs {
@@ -134,11 +150,8 @@ impl SessionArgs {
         if let (Some(k), Some(v)) = (self.cache_type_k, self.cache_type_v)
             && k != v
         {
-            return Err(usage("-ctk and -ctv differ; keys and values have one type, f32 or f16"));
+            return Err(usage("-ctk and -ctv differ; keys and values have one type: f32, f16, bf16 or q8_0"));
         }
-        Ok(self.cache_type_k.or(self.cache_type_v).map(|name| match name {
-            CacheTypeName::F32 => CacheType::F32,
-            CacheTypeName::F16 => CacheType::F16,
-        }))
+        Ok(self.cache_type_k.or(self.cache_type_v).map(CacheType::from))
     }
 }
