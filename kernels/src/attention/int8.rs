@@ -220,7 +220,11 @@ pub(crate) fn chunk<S: Simd>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial: 
         };
         let next = chunk.pages.get(index + 1).copied().flatten().map(|next| (next, chunk.head));
         let (next, next_head) = next.or(chunk.then).unwrap_or((page, chunk.head));
-        let next = chunk.cache.head::<i8>(next, next_head).0.as_ptr().cast();
+        let (next, next_values) = chunk.cache.head::<i8>(next, next_head);
+        // Its scales, which lie aside of what the loops below ask for; the page's own came with the page before.
+        ask_ahead(s, next.as_ptr().wrapping_add(head_dim * PAGE).cast(), 2 * groups * PAGE);
+        ask_ahead(s, next_values.as_ptr().wrapping_add(stride * PAGE).cast(), 2 * groups * PAGE);
+        let next = next.as_ptr().cast();
         let (keys, values) = chunk.cache.head::<i8>(page, chunk.head);
         assert!(keys.len() == PAGE * (head_dim + 2 * groups) && values.len() == PAGE * (stride + 2 * groups));
         let page = Page {
