@@ -7,7 +7,7 @@ use crate::bench::cpu;
 use crate::options::{ModelArgs, SessionArgs};
 use anyhow::Result;
 use gable_kernels::Kernels;
-use gable_kernels::attention::CacheType;
+use gable_kernels::attention::Arithmetic;
 use gable_kernels::gemm::{MatmulPlan, Path, Phase};
 use gable_kernels::quant::Forms;
 use gable_model::config::{NormKind, Positions};
@@ -151,11 +151,8 @@ fn why(path: Path, numerics: Numerics) -> &'static str {
         (Path::Int8, Numerics::Precise) => {
             "precise numerics: activations as int8 in two terms, one scale per 32 each, against the blocks' integers"
         }
-        (Path::Int8, Numerics::Auto) => {
-            "auto numerics: activations as int8, one scale per 32, against the blocks' integers; in two terms for generation"
-        }
         (Path::Int8, _) => {
-            "fast numerics: activations as int8, one scale per 32, against the blocks' integers; rows that one value dominates in two terms"
+            "fast numerics: activations as int8, one scale per 32, against the blocks' integers; in two terms for generation and for rows that one value dominates"
         }
         (Path::Bf16, _) => "fast numerics: bf16 weights against activations rounded to bf16",
         (Path::F32, Numerics::Exact) => "exact numerics: f32 activations, weights widened to f32",
@@ -253,7 +250,7 @@ fn operations(model: &Model, options: &SessionOptions) -> Vec<Operation> {
             );
         }
     }
-    let cache = if options.cache_type() == CacheType::F32 { "f32" } else { "f16" };
+    let cache = options.cache_type().name();
     let given = if options.cache_type.is_some() { "-ctk asks for it" } else { "goes with the numerics" };
     add("cache", format!("append_{cache}_{isa}"), format!("pages of {cache}: {given}"));
     let windowed = c.windows.iter().flatten().count();
@@ -261,7 +258,15 @@ fn operations(model: &Model, options: &SessionOptions) -> Vec<Operation> {
         Some(n) => format!("{windowed} of {} layers see {n} positions", c.n_layers),
         None => "every layer sees all positions".to_owned(),
     };
-    add("attention", format!("attention_{cache}_{isa}"), format!("fused: no matrix of scores; {reach}"));
+    let products = match options.numerics.attention(Phase::Prompt, options.kernels) {
+        Arithmetic::Bf16 => "bf16 products in prompts, f32 in generation",
+        Arithmetic::F32 => "f32 products",
+    };
+    add(
+        "attention",
+        format!("attention_{cache}_{isa}"),
+        format!("fused: no matrix of scores; {products}; {reach}"),
+    );
     add("activation", kernel(&format!("{:?}", c.activation).to_lowercase()), "f32 in and out".to_owned());
     out
 }

@@ -23,11 +23,11 @@ mod perplexity;
 mod pull;
 mod quantize;
 mod run;
+mod score;
+mod selftest;
 #[cfg(target_os = "linux")]
 #[allow(unsafe_code)] // a signal handler
 mod sigbus;
-mod score;
-mod selftest;
 mod statistics;
 mod tokenize;
 

@@ -13,6 +13,7 @@
 use crate::activation::Activation;
 use crate::attention;
 use crate::attention::leaf::{Chunk, Partial, Row, Total};
+use crate::attention::pairs::{HeadPage, PageArgs};
 use crate::gemm::Job;
 use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
@@ -20,7 +21,7 @@ use crate::quant::{QuantWeights, QuantizedRow};
 use crate::rope::RopePairing;
 use crate::simd::vocabulary::{self, Findings};
 use crate::simd::*;
-use half::f16;
+use half::{bf16, f16};
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected as is_feature_detected;
 #[cfg(target_arch = "x86_64")]
@@ -59,10 +60,21 @@ macro_rules! operations {
                 = attention::cache_rows;
             fn cache_rows_f16(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [f16], values: &mut [f16])
                 = attention::cache_rows;
+            fn cache_rows_bf16(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [bf16], values: &mut [bf16])
+                = attention::cache_rows;
+            fn cache_rows_q8(k: MatRef<'_>, v: MatRef<'_>, at: usize, keys: &mut [i8], values: &mut [i8])
+                = attention::int8::rows;
             fn attention_chunk_f32(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
                 = attention::leaf::chunk_f32;
             fn attention_chunk_f16(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
                 = attention::leaf::chunk_f16;
+            fn attention_chunk_bf16(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>)
+                = attention::leaf::chunk_bf16;
+            fn attention_chunk_q8(chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) = attention::int8::chunk;
+            fn pack_page_f32(page: HeadPage<'_, f32>, keys: &mut [f32], values: &mut [f32]) = attention::pairs::pack;
+            fn pack_page_f16(page: HeadPage<'_, f16>, keys: &mut [f32], values: &mut [f32]) = attention::pairs::pack;
+            fn pack_page_bf16(page: HeadPage<'_, bf16>, keys: &mut [f32], values: &mut [f32]) = attention::pairs::pack;
+            fn attention_page(args: PageArgs<'_>, rows: &[Row<'_>], partial: &mut Partial<'_>) = attention::pairs::page;
             fn attention_merge(total: &mut Option<Total>, output: &mut [f32], chunk: Total, partial: &[f32])
                 = attention::leaf::merge;
             fn attention_finish(total: Total, output: &[f32], out: &mut [f32]) = attention::leaf::finish;
@@ -94,6 +106,8 @@ macro_rules! declare_table {
             pub(crate) cpu_has: fn() -> bool,
             /// Register tiles of the prompt leaf.
             pub(crate) tiles: Tiles,
+            /// Whether dot products of bf16 are instructions.
+            pub(crate) multiplies_bf16: bool,
             prompt: unsafe fn(&Job<'_>, &mut MatMut<'_>),
             vocabulary: unsafe fn(&mut Findings),
             $($op: unsafe fn($($ty),*) $(-> $ret)?,)*
@@ -149,6 +163,7 @@ macro_rules! fill_table {
                 isa: Isa::$isa,
                 cpu_has: $cpu_has,
                 tiles: Tiles { cells: (TILES[0], TILES[1]), int8: (TILES[2], TILES[3]) },
+                multiplies_bf16: <$Token as Simd>::HAS_BF16,
                 prompt,
                 vocabulary,
                 $($op,)*

@@ -3,12 +3,12 @@
 mod common;
 
 use gable_kernels::attention::{
-    AttentionInput, AttentionParams, AttentionScratch, AttentionTap, CacheRow, CacheShape, CacheType,
-    KvCache, Mask, SequenceId,
+    Arithmetic, AttentionInput, AttentionParams, AttentionScratch, AttentionTap, CacheRow, CacheShape,
+    CacheType, KvCache, Mask, SequenceId,
 };
-use gable_kernels::reference::attention::{AttentionRow, attention_row};
+use gable_kernels::reference::attention::{AttentionRow, attention_row, int8_groups};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, ParallelFor, Pool, Team};
-use half::f16;
+use half::{bf16, f16};
 use proptest::prelude::*;
 use std::ops::Range;
 
@@ -37,7 +37,20 @@ struct World {
     cache: KvCache,
     params: AttentionParams,
     scratch: AttentionScratch,
+    /// Added to the scores: a row per position, or one for all, or nothing.
+    bias: Vec<Vec<f32>>,
 }
+
+/// Cache types with the arithmetic that they are used with.
+const KINDS: [(CacheType, Arithmetic); 7] = [
+    (CacheType::F32, Arithmetic::F32),
+    (CacheType::F16, Arithmetic::F32),
+    (CacheType::Bf16, Arithmetic::Bf16),
+    (CacheType::F16, Arithmetic::Bf16),
+    (CacheType::Bf16, Arithmetic::F32),
+    (CacheType::Q8_0, Arithmetic::F32),
+    (CacheType::F32, Arithmetic::Bf16),
+];
 
 fn shape(n_kv_heads: usize, head_dim: usize, cache_type: CacheType) -> CacheShape {
     let shape = CacheShape {
@@ -53,7 +66,13 @@ fn shape(n_kv_heads: usize, head_dim: usize, cache_type: CacheType) -> CacheShap
 }
 
 fn params(n_heads: usize, head_dim: usize, mask: Mask) -> AttentionParams {
-    AttentionParams { n_heads, scale: 1.0 / (head_dim as f32).sqrt(), soft_cap: None, mask }
+    AttentionParams {
+        n_heads,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        soft_cap: None,
+        mask,
+        arithmetic: Arithmetic::F32,
+    }
 }
 
 /// The matrix `rows`, as a strip in the middle of wider rows of NaN.
@@ -72,7 +91,8 @@ fn strip(data: &[f32], rows: usize, cols: usize) -> MatRef<'_> {
 
 impl World {
     fn new(kernels: Kernels, shape: CacheShape, params: AttentionParams) -> Self {
-        World { kernels, cache: KvCache::new(shape).unwrap(), params, scratch: AttentionScratch::new() }
+        let (cache, scratch) = (KvCache::new(shape).unwrap(), AttentionScratch::new());
+        World { kernels, cache, params, scratch, bias: vec![] }
     }
 
     fn kv_cols(&self) -> usize {
@@ -145,11 +165,18 @@ impl World {
         const CANARY: f32 = 1234.5;
         let mut out = vec![CANARY; (n + 1) * (cols + 7)];
         let mut wide = MatMut::new(&mut out, n, cols + 7, cols + 7)?;
+        let bias_cols = self.bias.first().map_or(0, Vec::len);
+        let of = |row: &CacheRow| &self.bias[if self.bias.len() == 1 { 0 } else { row.position }];
+        let bias: Vec<f32> = match self.bias.len() {
+            0 | 1 => self.bias.concat(),
+            _ => rows.iter().flat_map(of).copied().collect(),
+        };
         let input = AttentionInput {
             q: strip(&q, n, cols),
             cache: &self.cache,
             layer: self.cache.shape().n_layers - 1,
             rows,
+            bias: (bias_cols > 0).then(|| MatRef::from_rows(&bias, bias_cols)),
         };
         let view = wide.columns(3..cols + 3);
         self.kernels.attention(team, input, &self.params, view, &mut self.scratch, tap)?;
@@ -162,36 +189,61 @@ impl World {
     fn expected(&self, seed: u64, position: usize, len: usize, head: usize) -> AttentionRow {
         let CacheShape { n_kv_heads, head_dim, cache_type, .. } = *self.cache.shape();
         let kv_head = head / (self.params.n_heads / n_kv_heads);
-        let rounded = |x: f32| if cache_type == CacheType::F16 { f16::from_f32(x).to_f32() } else { x };
+        let bf16 = |x: f32| bf16::from_f32(x).to_f32();
+        let multiplied = |x: f32| if self.params.arithmetic == Arithmetic::Bf16 { bf16(x) } else { x };
+        let held = |x: f32| match cache_type {
+            CacheType::F16 => f16::from_f32(x).to_f32(),
+            CacheType::Bf16 => bf16(x),
+            _ => x,
+        };
         let part = |row: Vec<f32>| -> Vec<f32> {
-            row[kv_head * head_dim..][..head_dim].iter().map(|x| rounded(*x)).collect()
+            let head = &row[kv_head * head_dim..][..head_dim];
+            if cache_type == CacheType::Q8_0 {
+                return int8_groups(head, |scale| f16::from_f32(scale).to_f32());
+            }
+            head.iter().map(|x| multiplied(held(*x))).collect()
         };
         let keys: Vec<_> = (0..len).map(|j| part(k_row(seed, j, self.kv_cols()))).collect();
         let values: Vec<_> = (0..len).map(|j| part(v_row(seed, j, self.kv_cols()))).collect();
-        let q = q_row(seed, position, self.params.n_heads * head_dim);
+        let q: Vec<f32> =
+            q_row(seed, position, self.params.n_heads * head_dim).into_iter().map(multiplied).collect();
         let visible = match self.params.mask {
             Mask::Window(n) => (position + 1).saturating_sub(n)..position + 1,
             Mask::Bidirectional => 0..len,
             _ => 0..position + 1,
         };
-        let q = &q[head * head_dim..][..head_dim];
-        attention_row(q, &keys, &values, visible, self.params.scale, self.params.soft_cap)
+        let mut q = q[head * head_dim..][..head_dim].to_vec();
+        if cache_type == CacheType::Q8_0 {
+            q = int8_groups(&q, |scale| scale);
+        }
+        let bias = match self.bias.len() {
+            0 => &[][..],
+            1 => &self.bias[0],
+            _ => &self.bias[position],
+        };
+        attention_row(&q, &keys, &values, visible, self.params.scale, self.params.soft_cap, bias)
     }
 
     fn check_row(&self, got: &[f32], seed: u64, position: usize, len: usize) {
-        let leaves = match self.cache.shape().cache_type {
-            CacheType::F16 => ["cache_rows_f16", "attention_chunk_f16"],
-            _ => ["cache_rows_f32", "attention_chunk_f32"],
+        let arithmetic = self.params.arithmetic;
+        let [append, chunk, pack] = match self.cache.shape().cache_type {
+            CacheType::F16 => ["cache_rows_f16", "attention_chunk_f16", "pack_page_f16"],
+            CacheType::Bf16 => ["cache_rows_bf16", "attention_chunk_bf16", "pack_page_bf16"],
+            CacheType::Q8_0 => ["cache_rows_q8", "attention_chunk_q8", "attention_chunk_q8"],
+            _ => ["cache_rows_f32", "attention_chunk_f32", "pack_page_f32"],
         };
-        for leaf in leaves.into_iter().chain(["attention_merge", "attention_finish"]) {
+        let products = if arithmetic == Arithmetic::F32 { [chunk, chunk] } else { [pack, "attention_page"] };
+        for leaf in [append, "attention_merge", "attention_finish"].into_iter().chain(products) {
             common::ran(leaf, self.kernels.isa(), 1);
         }
+        let rounding = if arithmetic == Arithmetic::Bf16 { 2.0_f64.powi(-8) } else { 0.0 };
         let head_dim = self.cache.shape().head_dim;
         for head in 0..self.params.n_heads {
             let want = self.expected(seed, position, len, head);
             let n_keys = want.weights.iter().filter(|w| **w > 0.0).count();
             for d in 0..head_dim {
-                let bound = 8.0 * (1 + n_keys) as f64 * f64::from(f32::EPSILON) * want.magnitude[d] + 1e-37;
+                let relative = 8.0 * (1 + n_keys) as f64 * f64::from(f32::EPSILON) + rounding;
+                let bound = relative * want.magnitude[d] + 1e-37;
                 let error = (f64::from(got[head * head_dim + d]) - want.out[d]).abs();
                 assert!(
                     error <= bound,
@@ -216,13 +268,10 @@ fn attention_matches_the_reference_around_page_edges() {
         for (head_dim, n_kv_heads, group) in
             [(32, 2, 1), (64, 3, 3), (80, 1, 4), (128, 1, 6), (256, 1, 8), (40, 2, 2), (64, 1, 30)]
         {
-            for cache_type in [CacheType::F32, CacheType::F16] {
+            for (cache_type, arithmetic) in KINDS {
                 let n_heads = n_kv_heads * group;
-                let mut world = World::new(
-                    kernels,
-                    shape(n_kv_heads, head_dim, cache_type),
-                    params(n_heads, head_dim, Mask::Causal),
-                );
+                let params = AttentionParams { arithmetic, ..params(n_heads, head_dim, Mask::Causal) };
+                let mut world = World::new(kernels, shape(n_kv_heads, head_dim, cache_type), params);
                 let s = world.cache.new_sequence().unwrap();
                 let mut done = 0;
                 for len in [1, 63, 64, 65, 129] {
@@ -240,11 +289,16 @@ fn attention_matches_the_reference_around_page_edges() {
 #[test]
 fn attention_matches_the_reference_over_several_chunks() {
     for kernels in Kernels::every_available() {
-        for (mask, soft_cap) in
-            [(Mask::Causal, None), (Mask::Window(200), Some(20.0)), (Mask::Bidirectional, None)]
-        {
-            let params = AttentionParams { soft_cap, ..params(6, 64, mask) };
-            let mut world = World::new(kernels, shape(2, 64, CacheType::F32), params);
+        for (mask, soft_cap, (cache_type, arithmetic)) in [
+            (Mask::Causal, None, KINDS[0]),
+            (Mask::Window(200), Some(20.0), KINDS[0]),
+            (Mask::Bidirectional, None, KINDS[0]),
+            (Mask::Causal, None, KINDS[2]),
+            (Mask::Window(600), Some(20.0), KINDS[3]),
+            (Mask::Causal, None, KINDS[5]),
+        ] {
+            let params = AttentionParams { soft_cap, arithmetic, ..params(6, 64, mask) };
+            let mut world = World::new(kernels, shape(2, 64, cache_type), params);
             let s = world.cache.new_sequence().unwrap();
             world.append(&Team::serial(), &[(s, 9, 0..1030)]).unwrap();
             let got = world.attend(&Team::serial(), &[(s, 9, 1000..1030)]);
@@ -259,13 +313,14 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(40))]
     #[test]
     fn attention_is_within_its_bound(
-        head_dim in prop::sample::select(vec![8usize, 32, 48, 64, 72, 80, 128, 256]),
+        head_dim in (1usize..=32).prop_map(|n| 8 * n),
         (n_kv_heads, group) in prop::sample::select(vec![(1usize, 1usize), (2, 3), (1, 4), (1, 6), (1, 8), (3, 1), (1, 25)]),
         lens in prop::collection::vec(1usize..150, 1..4),
         window in prop::option::of(1usize..100),
         bidirectional in prop::bool::weighted(0.2),
         soft_cap in prop::option::of(0.5f32..50.0),
-        half in any::<bool>(),
+        (cache_type, arithmetic) in prop::sample::select(KINDS.to_vec()),
+        biased in 0usize..3,
         newest in 1usize..40,
         seed in 0u64..200,
     ) {
@@ -274,10 +329,12 @@ proptest! {
             (Some(n), _) => Mask::Window(n),
             _ => Mask::Causal,
         };
-        let cache_type = if half { CacheType::F16 } else { CacheType::F32 };
         for kernels in Kernels::every_available() {
-            let params = AttentionParams { soft_cap, ..params(n_kv_heads * group, head_dim, mask) };
+            let params = AttentionParams { soft_cap, arithmetic, ..params(n_kv_heads * group, head_dim, mask) };
             let mut world = World::new(kernels, shape(n_kv_heads, head_dim, cache_type), params);
+            // Nothing, one row for all positions, one for each; a column more than any row sees.
+            let bias = |row: usize| (0..151).map(|j| 4.0 * noise(4, seed, row, j)).collect();
+            world.bias = (0..[0, 1, 150][biased]).map(bias).collect();
             let mut what = vec![];
             for (i, len) in lens.iter().enumerate() {
                 let s = world.cache.new_sequence().unwrap();
@@ -313,10 +370,14 @@ impl ParallelFor for Backwards {
 fn bits_depend_neither_on_threads_nor_on_how_a_prompt_is_cut() {
     const LEN: usize = 1100;
     for kernels in Kernels::every_available() {
-        for (cache_type, mask, soft_cap) in
-            [(CacheType::F32, Mask::Causal, None), (CacheType::F16, Mask::Window(70), Some(30.0))]
-        {
-            let params = AttentionParams { soft_cap, ..params(6, 80, mask) };
+        for ((cache_type, arithmetic), mask, soft_cap) in [
+            (KINDS[0], Mask::Causal, None),
+            (KINDS[1], Mask::Window(70), Some(30.0)),
+            (KINDS[2], Mask::Causal, None),
+            (KINDS[3], Mask::Window(71), None),
+            (KINDS[5], Mask::Window(1050), None),
+        ] {
+            let params = AttentionParams { soft_cap, arithmetic, ..params(6, 80, mask) };
             // Both with and without the wide prompts' first thousand rows the same last rows must come out.
             let check = 1000..LEN;
             let shape = CacheShape { n_layers: 1, ..shape(2, 80, cache_type) };
@@ -375,9 +436,10 @@ fn bits_depend_neither_on_threads_nor_on_how_a_prompt_is_cut() {
 #[test]
 fn what_lies_behind_the_valid_positions_never_shows() {
     for kernels in Kernels::every_available() {
-        for cache_type in [CacheType::F32, CacheType::F16] {
+        for (cache_type, arithmetic) in KINDS {
             for poison in [f32::NAN, 1e30, f32::INFINITY] {
-                let mut world = World::new(kernels, shape(2, 40, cache_type), params(4, 40, Mask::Causal));
+                let params = AttentionParams { arithmetic, ..params(4, 40, Mask::Causal) };
+                let mut world = World::new(kernels, shape(2, 40, cache_type), params);
                 let s = world.cache.new_sequence().unwrap();
                 let rows: Vec<_> = (0..256).map(|position| CacheRow { sequence: s, position }).collect();
                 let bad = vec![vec![poison; world.kv_cols()]; 256];
@@ -398,11 +460,16 @@ fn what_lies_behind_the_valid_positions_never_shows() {
 fn nan_reaches_only_the_rows_that_see_it() {
     for kernels in Kernels::every_available() {
         // In a key, in a value, in a query; at a position in the middle of a tile and of a page.
-        for (bad_key, bad_value, bad_query) in
-            [(100, usize::MAX, usize::MAX), (usize::MAX, 100, usize::MAX), (usize::MAX, usize::MAX, 100)]
-        {
+        // An even and an odd one: either half of a pair.
+        for (bad, what, (cache_type, arithmetic)) in [100, 101].into_iter().flat_map(|bad| {
+            (0..3).flat_map(move |what| {
+                [KINDS[0], KINDS[2], KINDS[5]].into_iter().map(move |kind| (bad, what, kind))
+            })
+        }) {
+            let [bad_key, bad_value, bad_query] = [0, 1, 2].map(|i| if i == what { bad } else { usize::MAX });
             for mask in [Mask::Causal, Mask::Window(20)] {
-                let mut world = World::new(kernels, shape(1, 64, CacheType::F32), params(3, 64, mask));
+                let params = AttentionParams { arithmetic, ..params(3, 64, mask) };
+                let mut world = World::new(kernels, shape(1, 64, cache_type), params);
                 let s = world.cache.new_sequence().unwrap();
                 let rows: Vec<_> = (0..140).map(|position| CacheRow { sequence: s, position }).collect();
                 let make =
@@ -421,15 +488,16 @@ fn nan_reaches_only_the_rows_that_see_it() {
                 let got = world.attend_rows(&Team::serial(), &rows, &q, None).unwrap();
                 for (i, row) in got.iter().enumerate() {
                     let sees = match mask {
-                        _ if bad_query == 100 => i == 100,
-                        Mask::Window(n) => (100..100 + n).contains(&i),
-                        _ => i >= 100,
+                        _ if bad_query == bad => i == bad,
+                        Mask::Window(n) => (bad..bad + n).contains(&i),
+                        _ => i >= bad,
                     };
                     let nan = row[..64].iter().filter(|x| x.is_nan()).count();
                     let want = if !sees {
                         0
-                    } else if bad_value == 100 {
-                        1
+                    } else if bad_value == bad {
+                        // A scale is spoiled, and all that share it.
+                        if cache_type == CacheType::Q8_0 { 32 } else { 1 }
                     } else {
                         64
                     };
@@ -446,16 +514,16 @@ fn nan_reaches_only_the_rows_that_see_it() {
 #[test]
 fn the_tap_shows_the_reference_and_changes_nothing() {
     for kernels in Kernels::every_available() {
-        for (len, first, soft_cap, mask) in [
-            (130, 90, None, Mask::Causal),
-            (1100, 1090, Some(15.0), Mask::Causal),
-            (130, 90, None, Mask::Window(50)),
+        for (len, first, soft_cap, mask, (cache_type, arithmetic)) in [
+            (130, 90, None, Mask::Causal, KINDS[0]),
+            (1100, 1090, Some(15.0), Mask::Causal, KINDS[0]),
+            (130, 90, None, Mask::Window(50), KINDS[0]),
+            (130, 90, None, Mask::Window(51), KINDS[3]),
+            (1100, 1090, Some(15.0), Mask::Causal, KINDS[2]),
+            (1100, 1090, None, Mask::Causal, KINDS[5]),
         ] {
-            let mut world = World::new(
-                kernels,
-                shape(2, 64, CacheType::F32),
-                AttentionParams { soft_cap, ..params(6, 64, mask) },
-            );
+            let params = AttentionParams { soft_cap, arithmetic, ..params(6, 64, mask) };
+            let mut world = World::new(kernels, shape(2, 64, cache_type), params);
             let s = world.cache.new_sequence().unwrap();
             world.append(&Team::serial(), &[(s, 2, 0..len)]).unwrap();
             let plain = world.attend(&Team::serial(), &[(s, 2, first..len)]);
@@ -507,6 +575,29 @@ fn nothing_to_see_gives_zeros_and_one_key_gives_its_value() {
         world.append_rows(&Team::serial(), &rows, &[vec![f32::NEG_INFINITY; 64]], &[vec![1.0; 64]]).unwrap();
         let got = world.attend_rows(&Team::serial(), &rows, &[vec![1.0; 128]], None).unwrap();
         assert!(got[0].iter().all(|x| *x == 0.0));
+    }
+}
+
+#[test]
+fn a_bias_of_minus_infinity_hides_a_key_and_all_of_them_give_zeros() {
+    for kernels in Kernels::every_available() {
+        for (cache_type, arithmetic) in KINDS {
+            let params = AttentionParams { arithmetic, ..params(3, 64, Mask::Causal) };
+            let mut world = World::new(kernels, shape(1, 64, cache_type), params);
+            let s = world.cache.new_sequence().unwrap();
+            world.append(&Team::serial(), &[(s, 7, 0..140)]).unwrap();
+            // Every row sees what a window of 30 would show it; row 77 nothing.
+            let seen = |row: usize, j: usize| row != 77 && j + 30 > row;
+            let bias = |row| (0..140).map(|j| if seen(row, j) { 0.0 } else { f32::NEG_INFINITY }).collect();
+            world.bias = (0..140).map(bias).collect();
+            let got = world.attend(&Team::serial(), &[(s, 7, 0..140)]);
+            assert!(got[77].iter().all(|x| *x == 0.0));
+            world.bias.clear();
+            world.params.mask = Mask::Window(30);
+            for i in [0, 29, 30, 76, 78, 139] {
+                world.check_row(&got[i], 7, i, 140);
+            }
+        }
     }
 }
 
@@ -634,6 +725,19 @@ fn bad_arguments_are_refused_with_both_values() {
     let found = refused(&mut world, AttentionParams { soft_cap: Some(-1.0), ..good });
     assert_eq!(found, "attention: soft_cap is -1; allowed: positive numbers");
     world.params = good;
+    world.bias = vec![vec![0.0; 5]];
+    let error = world.attend_rows(&team, &row, &[vec![0.0; 384]], None).unwrap_err();
+    assert_eq!(text(error), "attention: bias.cols (at least) is 5, but 6 is needed");
+    world.bias.clear();
+    let bias = [0.0; 12];
+    let q = [0.0; 384];
+    let bias = Some(MatRef::from_rows(&bias, 6));
+    let mut out = [0.0; 384];
+    let q = MatRef::from_rows(&q, 384);
+    let input = AttentionInput { q, cache: &world.cache, layer: 1, rows: &row, bias };
+    let out = MatMut::from_rows(&mut out, 384);
+    let error = kernels.attention(&team, input, &good, out, &mut AttentionScratch::new(), None).unwrap_err();
+    assert_eq!(text(error), "attention: bias.rows (1, or) is 2, but 1 is needed");
 
     let mut short = [0.0; 3];
     let mut tap = AttentionTap {
@@ -658,61 +762,4 @@ fn bad_arguments_are_refused_with_both_values() {
     let s = world.cache.new_sequence().unwrap();
     let error = world.append(&team, &[(s, 1, 0..11)]).unwrap_err();
     assert_eq!(text(error), "append: max_positions (at least) is 10, but 11 is needed");
-}
-
-/// Prints what prompts and decoding reach; asserts nothing. `cargo test --release --test attention -- --ignored --nocapture`
-#[test]
-#[ignore = "measures"]
-fn speed() {
-    for (kernels, threads) in Kernels::every_available().flat_map(|k| [(k, 1), (k, 2)]) {
-        for cache_type in [CacheType::F32, CacheType::F16] {
-            for (n_heads, n_kv_heads, head_dim, depth, rows) in
-                [(9, 3, 64, 512, 512), (4, 1, 256, 512, 512), (9, 3, 64, 4096, 1), (32, 8, 128, 4096, 1)]
-            {
-                let shape = CacheShape {
-                    n_layers: 8,
-                    n_kv_heads,
-                    head_dim,
-                    cache_type,
-                    max_positions: 4096,
-                    max_sequences: 1,
-                    max_pages: 8 * 64,
-                };
-                let mut cache = KvCache::new(shape).unwrap();
-                let s = cache.new_sequence().unwrap();
-                let places: Vec<_> = (0..depth).map(|position| CacheRow { sequence: s, position }).collect();
-                let kv: Vec<f32> = (0..depth * n_kv_heads * head_dim).map(|i| noise(1, 2, 3, i)).collect();
-                let m = MatRef::from_rows(&kv, n_kv_heads * head_dim);
-                let q: Vec<f32> = (0..rows * n_heads * head_dim).map(|i| noise(2, 2, 3, i)).collect();
-                let q = MatRef::from_rows(&q, n_heads * head_dim);
-                let mut out = vec![0.0; rows * n_heads * head_dim];
-                let mut scratch = AttentionScratch::new();
-                let params = params(n_heads, head_dim, Mask::Causal);
-                Pool::new(threads).enter(|team| {
-                    for layer in 0..8 {
-                        kernels.append(team, &mut cache, layer, &places, m, m).unwrap();
-                    }
-                    // Eight layers in turn, so that decoding reads memory and not a cache.
-                    let mut time = f64::INFINITY;
-                    for layer in (0..30).flat_map(|_| 0..8) {
-                        let input = AttentionInput { q, cache: &cache, layer, rows: &places[depth - rows..] };
-                        let start = std::time::Instant::now();
-                        let out = MatMut::from_rows(&mut out, n_heads * head_dim);
-                        kernels.attention(team, input, &params, out, &mut scratch, None).unwrap();
-                        time = time.min(start.elapsed().as_secs_f64());
-                    }
-                    let keys: usize = (depth - rows..depth).map(|p| p + 1).sum();
-                    let flops = (4 * n_heads * head_dim * keys) as f64;
-                    let bytes = (depth.div_ceil(64) * cache.page_bytes()) as f64;
-                    println!(
-                        "{:11} {threads} {cache_type:?} {n_heads}/{n_kv_heads} d {head_dim} depth {depth} rows {rows}: {:8.1} us {:6.1} GFLOP/s {:5.1} GB/s",
-                        kernels.isa().name(),
-                        time * 1e6,
-                        flops / time / 1e9,
-                        bytes / time / 1e9,
-                    );
-                });
-            }
-        }
-    }
 }

@@ -1,7 +1,8 @@
 //! Appending to a cache and attending allocate nothing once scratch is reserved.
 
 use gable_kernels::attention::{
-    AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache, Mask,
+    Arithmetic, AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache,
+    Mask,
 };
 use gable_kernels::{Kernels, MatMut, MatRef, Pool};
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -37,11 +38,21 @@ static ALLOCATOR: Counting = Counting;
 
 #[test]
 fn appending_and_attending_allocate_nothing() {
+    for (cache_type, arithmetic) in [
+        (CacheType::F16, Arithmetic::F32),
+        (CacheType::Bf16, Arithmetic::Bf16),
+        (CacheType::Q8_0, Arithmetic::F32),
+    ] {
+        allocates_nothing(cache_type, arithmetic);
+    }
+}
+
+fn allocates_nothing(cache_type: CacheType, arithmetic: Arithmetic) {
     let shape = CacheShape {
         n_layers: 1,
         n_kv_heads: 2,
         head_dim: 64,
-        cache_type: CacheType::F16,
+        cache_type,
         max_positions: 2100,
         max_sequences: 2,
         max_pages: 40,
@@ -49,7 +60,7 @@ fn appending_and_attending_allocate_nothing() {
     let kernels = Kernels::best();
     let mut cache = KvCache::new(shape).unwrap();
     let a = cache.new_sequence().unwrap();
-    let params = AttentionParams { n_heads: 6, scale: 0.125, soft_cap: None, mask: Mask::Causal };
+    let params = AttentionParams { n_heads: 6, scale: 0.125, soft_cap: None, mask: Mask::Causal, arithmetic };
     let mut scratch = AttentionScratch::new();
     scratch.reserve(2, 2000, 2100, 6, 64).unwrap();
     let places: Vec<_> = (0..2100).map(|position| CacheRow { sequence: a, position }).collect();
@@ -61,8 +72,13 @@ fn appending_and_attending_allocate_nothing() {
             let n = rows.len();
             let kv = MatRef::from_rows(&kv[..n * 128], 128);
             kernels.append(team, &mut cache, 0, rows, kv, kv).unwrap();
-            let input =
-                AttentionInput { q: MatRef::from_rows(&q[..n * 384], 384), cache: &cache, layer: 0, rows };
+            let input = AttentionInput {
+                q: MatRef::from_rows(&q[..n * 384], 384),
+                cache: &cache,
+                layer: 0,
+                rows,
+                bias: None,
+            };
             let out = MatMut::from_rows(&mut out[..n * 384], 384);
             kernels.attention(team, input, &params, out, &mut scratch, None).unwrap();
         };

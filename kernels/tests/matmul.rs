@@ -378,7 +378,8 @@ fn two_terms_carry_sixteen_bits() {
                     for (j, (want, got)) in reference::f32(x, &weights).iter().zip(got).enumerate() {
                         let mut w = vec![0.0; problem.k];
                         kernels.dequantize_row(&weights, j, &mut w).unwrap();
-                        let rounding: f64 = w.iter().map(|w| f64::from(w.abs())).sum::<f64>() * f64::from(largest)
+                        let rounding: f64 = w.iter().map(|w| f64::from(w.abs())).sum::<f64>()
+                            * f64::from(largest)
                             / (2.0 * 127.0 * 254.0);
                         let gamma = (problem.k + 8) as f64 * 2.0_f64.powi(-24) * 8.0 * want.magnitude;
                         let off = (want.value - f64::from(*got)).abs();
@@ -403,7 +404,7 @@ fn rows_that_one_value_dominates_are_kept_in_two_terms_and_no_others() {
         let mut problem = Problem::new(format, 9, 35, 2, 90 + i as u64);
         let dominated = [1, 4, 5, 8];
         for row in dominated {
-            // 0.9 of the sum of squares, as against the 0.75 that it takes.
+            // 0.9 of the sum of squares, as against the half that it takes.
             let x = &mut problem.x[row * problem.k..][..problem.k];
             x[row] = 0.0;
             let rest: f32 = x.iter().map(|x| x * x).sum();

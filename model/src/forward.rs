@@ -16,7 +16,7 @@ use crate::observer::{Observer, Site};
 use crate::scratch::Scratch;
 use crate::weights::{Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
-    AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
+    Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
 use gable_kernels::gemm::{Epilogue, Phase};
 use gable_kernels::quant::{Activations, Forms, Remainder};
@@ -28,13 +28,12 @@ use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 pub enum Numerics {
     /// f32 everywhere: activations, attention, cache. The yardstick.
     Exact,
-    /// int8 activations with one scale per 32 against quantized weights, in two terms where a row has an outlier; bf16
-    /// against bf16 weights, f16 cache.
+    /// int8 activations with one scale per 32 against quantized weights, in two terms where one value dominates a row
+    /// and throughout generation, which waits for memory; bf16 against bf16 weights, f16 cache, prompts' attention by
+    /// bf16 products where the CPU has them.
     Fast,
-    /// As `Fast`, with int8 activations in two terms throughout: about 16 bits.
+    /// As `Fast`, with int8 activations in two terms (about 16 bits) throughout and attention in f32.
     Precise,
-    /// `Fast` for prompts, `Precise` for generation, which waits for memory in any case.
-    Auto,
 }
 
 impl Numerics {
@@ -43,10 +42,17 @@ impl Numerics {
         let narrow = Forms::fast(weight.format());
         match (weight.numerics().unwrap_or(self), phase) {
             (Numerics::Exact, _) => Forms::EXACT,
-            (Numerics::Fast, _) | (Numerics::Auto, Phase::Prompt) => {
-                narrow.with_remainder(Remainder::Outliers)
-            }
-            (Numerics::Precise, _) | (Numerics::Auto, Phase::Decode) => narrow.with_remainder(Remainder::All),
+            (Numerics::Fast, Phase::Prompt) => narrow.with_remainder(Remainder::Outliers),
+            (Numerics::Fast, Phase::Decode) | (Numerics::Precise, _) => narrow.with_remainder(Remainder::All),
+        }
+    }
+
+    /// What attention multiplies: bf16 in prompts, where the CPU does. A decoded token waits for the cache to be read,
+    /// and f32 costs nothing.
+    pub fn attention(self, phase: Phase, kernels: Kernels) -> Arithmetic {
+        match (self, phase) {
+            (Numerics::Fast, Phase::Prompt) => Arithmetic::fastest(kernels),
+            _ => Arithmetic::F32,
         }
     }
 }
@@ -183,8 +189,9 @@ impl Pass<'_> {
             scale: config.attention_scale,
             soft_cap: config.attention_soft_cap,
             mask: config.windows.get(i).copied().flatten().map_or(Mask::Causal, Mask::Window),
+            arithmetic: self.numerics.attention(self.phase, self.kernels),
         };
-        let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows };
+        let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows, bias: None };
         let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;
         self.attend(i, input, &params, heads, s.attention, observer)?;
         self.show(observer, i, Site::Heads, s.activations.f32());

@@ -10,8 +10,8 @@ pub mod finite;
 pub mod forward;
 pub mod generate;
 pub mod gguf;
-pub mod look;
 pub mod imatrix;
+pub mod look;
 // The only module with unsafe code: it maps files into memory.
 #[allow(unsafe_code)]
 pub mod mapped_file;

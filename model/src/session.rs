@@ -58,7 +58,7 @@ impl SessionOptions {
     pub fn cache_type(&self) -> CacheType {
         self.cache_type.unwrap_or(match self.numerics {
             Numerics::Exact => CacheType::F32,
-            Numerics::Fast | Numerics::Precise | Numerics::Auto => CacheType::F16,
+            Numerics::Fast | Numerics::Precise => CacheType::F16,
         })
     }
 }

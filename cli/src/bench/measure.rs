@@ -141,8 +141,8 @@ impl Runner {
 /// unembeds too), keys and values of every visible position once per pass.
 pub fn bytes_read(model: &Model, options: &SessionOptions, test: Test) -> f64 {
     let config = model.config();
-    let element = if options.cache_type() == CacheType::F32 { 4 } else { 2 };
-    let per_position = config.kv_dim().saturating_mul(2).saturating_mul(element);
+    let head = options.cache_type().head_bytes(config.head_dim);
+    let per_position = config.n_kv_heads.saturating_mul(2).saturating_mul(head);
     let pass = |positions: usize| {
         let cache = config.windows.iter().fold(0_usize, |n, window| {
             n.saturating_add(positions.min(window.unwrap_or(usize::MAX)).saturating_mul(per_position))

@@ -196,7 +196,7 @@ impl MeasureArgs {
     fn cache_types(&self) -> Result<Vec<Option<CacheTypeName>>> {
         let (k, v) = (&self.cache_type_k, &self.cache_type_v);
         if !k.is_empty() && !v.is_empty() && k != v {
-            return Err(usage("-ctk and -ctv differ; keys and values have one type, f32 or f16"));
+            return Err(usage("-ctk and -ctv differ; keys and values have one type"));
         }
         let given = if k.is_empty() { v } else { k };
         Ok(if given.is_empty() { vec![None] } else { given.iter().map(|&t| Some(t)).collect() })

@@ -4,7 +4,6 @@ use super::host::{cpu, now};
 use super::measure::bytes_read;
 use super::options::{Setting, Test};
 use crate::statistics::{mean_and_deviation, median, median_interval, percentile, sorted};
-use gable_kernels::attention::CacheType;
 use gable_model::model::Model;
 use gable_model::session::SessionOptions;
 use std::sync::Arc;
@@ -54,10 +53,7 @@ impl About {
             bytes: sum(|t| t.n_bytes),
             params,
             setting,
-            cache_type: match options.cache_type() {
-                CacheType::F32 => "f32",
-                _ => "f16",
-            },
+            cache_type: options.cache_type().name(),
             isa: options.kernels.isa().name(),
             numerics,
             model: Arc::clone(model),

@@ -53,10 +53,8 @@ pub struct SessionArgs {
 pub enum NumericsName {
     /// int8 activations against quantized weights, f16 cache
     Fast,
-    /// As fast, with activations of about 16 bits
+    /// As fast, with activations of about 16 bits in prompts too
     Precise,
-    /// fast for prompts, precise for generation
-    Auto,
     /// f32 everywhere
     Exact,
 }
@@ -67,7 +65,6 @@ impl NumericsName {
         match self {
             NumericsName::Fast => "fast",
             NumericsName::Precise => "precise",
-            NumericsName::Auto => "auto",
             NumericsName::Exact => "exact",
         }
     }
@@ -78,7 +75,6 @@ impl From<NumericsName> for Numerics {
         match name {
             NumericsName::Fast => Numerics::Fast,
             NumericsName::Precise => Numerics::Precise,
-            NumericsName::Auto => Numerics::Auto,
             NumericsName::Exact => Numerics::Exact,
         }
     }
@@ -91,16 +87,11 @@ pub enum CacheTypeName {
     F32,
     /// IEEE halves
     F16,
-}
-
-impl CacheTypeName {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            CacheTypeName::F32 => "f32",
-            CacheTypeName::F16 => "f16",
-        }
-    }
+    /// Upper halves of 32-bit floats
+    Bf16,
+    /// int8, one scale per 32 elements: half the memory of f16
+    #[value(name = "q8_0")]
+    Q8_0,
 }
 
 impl From<CacheTypeName> for CacheType {
@@ -108,7 +99,16 @@ impl From<CacheTypeName> for CacheType {
         match name {
             CacheTypeName::F32 => CacheType::F32,
             CacheTypeName::F16 => CacheType::F16,
+            CacheTypeName::Bf16 => CacheType::Bf16,
+            CacheTypeName::Q8_0 => CacheType::Q8_0,
         }
+    }
+}
+
+impl CacheTypeName {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        CacheType::from(self).name()
     }
 }
 
@@ -160,7 +160,7 @@ impl SessionArgs {
         if let (Some(k), Some(v)) = (self.cache_type_k, self.cache_type_v)
             && k != v
         {
-            return Err(usage("-ctk and -ctv differ; keys and values have one type, f32 or f16"));
+            return Err(usage("-ctk and -ctv differ; keys and values have one type: f32, f16, bf16 or q8_0"));
         }
         Ok(self.cache_type_k.or(self.cache_type_v).map(CacheType::from))
     }

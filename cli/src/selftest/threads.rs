@@ -3,7 +3,8 @@
 use crate::bench::random_weights;
 use crate::statistics::Random;
 use gable_kernels::attention::{
-    AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache, Mask,
+    Arithmetic, AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache,
+    Mask,
 };
 use gable_kernels::gemm::{Epilogue, Phase};
 use gable_kernels::quant::{Activations, Format, Forms, QuantWeights};
@@ -34,7 +35,7 @@ pub fn compare(kernels: Kernels, threads: usize) -> Outcome {
     }
     both("rms_norm", &mut |team| rms_norm(kernels, team));
     both("softmax", &mut |team| softmax(kernels, team));
-    for cache_type in [CacheType::F32, CacheType::F16] {
+    for cache_type in [CacheType::F32, CacheType::F16, CacheType::Bf16, CacheType::Q8_0] {
         both(&format!("attention {cache_type:?}"), &mut |team| attention(kernels, team, cache_type));
     }
     outcome
@@ -107,8 +108,15 @@ fn attention(kernels: Kernels, team: &Team<'_>, cache_type: CacheType) -> Result
     kernels.append(team, &mut cache, 0, &all, view(&keys), view(&values))?;
     let q = floats(ROWS * WIDTH, random);
     let rows: Vec<CacheRow> = (POSITIONS - ROWS..POSITIONS).map(row).collect();
-    let params = AttentionParams { n_heads: HEADS, scale: 0.125, soft_cap: None, mask: Mask::Causal };
-    let input = AttentionInput { q: MatRef::from_rows(&q, WIDTH), cache: &cache, layer: 0, rows: &rows };
+    let params = AttentionParams {
+        n_heads: HEADS,
+        scale: 0.125,
+        soft_cap: None,
+        mask: Mask::Causal,
+        arithmetic: Arithmetic::fastest(kernels),
+    };
+    let input =
+        AttentionInput { q: MatRef::from_rows(&q, WIDTH), cache: &cache, layer: 0, rows: &rows, bias: None };
     let mut out = vec![0.0; q.len()];
     let (view, mut scratch) = (MatMut::from_rows(&mut out, WIDTH), AttentionScratch::new());
     kernels.attention(team, input, &params, view, &mut scratch, None)?;

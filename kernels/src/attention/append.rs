@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::kv_cache::CacheShape;
-use super::pages::{CacheType, Element, PageId, Pages};
+use super::pages::{CacheType, Float, PageId, Pages};
 use super::{CacheRow, PAGE};
 use crate::isa::Kernels;
 use crate::matrix::MatRef;
@@ -49,6 +49,14 @@ pub(super) fn write(
                             let (keys, values) = writer.head(page, head);
                             kernels.table.cache_rows_f16(k, v, at, keys, values);
                         }
+                        CacheType::Bf16 => {
+                            let (keys, values) = writer.head(page, head);
+                            kernels.table.cache_rows_bf16(k, v, at, keys, values);
+                        }
+                        CacheType::Q8_0 => {
+                            let (keys, values) = writer.head(page, head);
+                            kernels.table.cache_rows_q8(k, v, at, keys, values);
+                        }
                     }
                 }
             }
@@ -74,7 +82,7 @@ fn run_length(rows: &[CacheRow]) -> usize {
 
 /// Writes rows of one head's keys and values to positions `at..` of its page.
 #[inline(always)]
-pub(crate) fn rows<S: Simd, E: Element>(
+pub(crate) fn rows<S: Simd, E: Float>(
     s: S,
     k: MatRef<'_>,
     v: MatRef<'_>,
@@ -129,7 +137,7 @@ pub(crate) fn rows<S: Simd, E: Element>(
 
 /// Up to 16 values in the cache's type, zeros behind them.
 #[inline(always)]
-fn narrowed<S: Simd, E: Element>(s: S, x: &[f32]) -> [E; LANES] {
+fn narrowed<S: Simd, E: Float>(s: S, x: &[f32]) -> [E; LANES] {
     let mut padded = [0.0; LANES];
     let n = x.len().min(LANES);
     padded[..n].copy_from_slice(&x[..n]);

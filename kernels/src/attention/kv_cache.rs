@@ -18,7 +18,8 @@
 //! A layer's length is its own: within a forward pass the first layers are ahead of the last ones. All tables are
 //! allocated by [`KvCache::new`]; nothing here allocates afterwards.
 
-use super::pages::{CacheType, Element, PageId, Pages};
+use super::pages::{CacheType, Element, Float, PageId, Pages};
+use super::pairs::HeadPage;
 use super::{CacheRow, PAGE, append};
 use crate::error::KernelError;
 use crate::isa::Kernels;
@@ -324,6 +325,12 @@ impl KvCache {
         self.pages.head(page, head)
     }
 
+    /// The same, to be packed, and after it the one of `next`.
+    pub(crate) fn head_page<E: Float>(&self, page: PageId, next: PageId, head: usize) -> HeadPage<'_, E> {
+        let (keys, values) = self.head(page, head);
+        HeadPage { keys, values, next: self.head::<E>(next, head).0.as_ptr() }
+    }
+
     /// Shortens one layer of one sequence.
     fn shorten(&mut self, index: usize, len: usize) {
         let old = self.layers[index].len;
@@ -429,7 +436,7 @@ impl Kernels {
     ///
     /// **Shapes**: `k` and `v` are `rows.len() x (n_kv_heads * head_dim)` and may be strips of a fused projection.
     /// **Accuracy**: an f32 cache holds the very values, an f16 cache the nearest halves (ties to even; beyond 65504
-    /// infinite). **Threads**: heads and pages are spread over the team; nothing is allocated.
+    /// infinite), a bf16 cache the nearest bf16 (denormals may become 0), a q8_0 cache what [`CacheType`] says. **Threads**: heads and pages are spread over the team; nothing is allocated.
     ///
     /// # Errors
     /// [`KernelError::Shape`] for extents that do not match, a position that is not the next one of its sequence, or

@@ -23,7 +23,7 @@
 #![allow(clippy::needless_range_loop)]
 
 use super::kv_cache::KvCache;
-use super::pages::{Element, PageId};
+use super::pages::{Float, PageId};
 use super::{PAGE, tile};
 use crate::math;
 use crate::simd::{LANES, Simd};
@@ -35,6 +35,8 @@ pub(crate) const MAX_ROWS: usize = 24;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Row<'a> {
     pub(crate) q: &'a [f32],
+    /// What is added to the scores, by absolute position; empty: nothing.
+    pub(crate) bias: &'a [f32],
     /// Absolute positions that it attends to: from the first to before the second.
     pub(crate) visible: (usize, usize),
 }
@@ -42,10 +44,18 @@ pub(crate) struct Row<'a> {
 impl Row<'_> {
     /// Visible keys of the page that begins at `base`.
     #[inline(always)]
-    fn in_page(&self, base: usize) -> (usize, usize) {
+    pub(crate) fn in_page(&self, base: usize) -> (usize, usize) {
         let clip = |position: usize| position.saturating_sub(base).min(PAGE);
         let (lo, hi) = (clip(self.visible.0), clip(self.visible.1));
         (lo, hi.max(lo))
+    }
+
+    /// What is added to the scores of the page that begins at `base`: less than a page at the end, where no key is
+    /// visible any more.
+    #[inline(always)]
+    pub(crate) fn bias_of(&self, base: usize) -> &[f32] {
+        let end = self.bias.len().min(base + PAGE);
+        if base < end { &self.bias[base..end] } else { &[] }
     }
 }
 
@@ -57,6 +67,8 @@ pub(crate) struct Chunk<'a> {
     pub(crate) head: usize,
     /// The chunk's pages.
     pub(crate) pages: &'a [Option<PageId>],
+    /// The page and head that this thread will probably read after these.
+    pub(crate) then: Option<(PageId, usize)>,
     /// Position of the first page's first key.
     pub(crate) position: usize,
     pub(crate) scale: f32,
@@ -82,13 +94,13 @@ pub(crate) struct Partial<'a> {
 
 /// `m`, or 0 for -inf: what may be subtracted from a score that may be -inf too.
 #[inline(always)]
-fn shift(m: f32) -> f32 {
+pub(super) fn shift(m: f32) -> f32 {
     if m == f32::NEG_INFINITY { 0.0 } else { m }
 }
 
 /// A tile of rows against one chunk.
 #[inline(always)]
-fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) {
+fn chunk<S: Simd, E: Float>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) {
     let n = rows.len();
     let Partial { scores, lane_sums, max, sum, output, tap } = partial;
     let stride = output.len() / n;
@@ -116,13 +128,19 @@ fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial:
         };
         let (keys, values) = chunk.cache.head::<E>(page, chunk.head);
         assert!(values.len() == PAGE * stride);
-        tile::scores(s, rows, keys, scores);
+        let (next, next_head) = match chunk.pages.get(index + 1).copied().flatten() {
+            Some(next) => (next, chunk.head),
+            None => chunk.then.unwrap_or((page, chunk.head)),
+        };
+        let next = chunk.cache.head::<E>(next, next_head).0.as_ptr();
+        tile::scores(s, rows, keys, scores, values.as_ptr());
 
         // Differences of the maxima, then their exponentials: by how much older sums shrink.
         let mut rescale = [0.0; 2 * LANES];
         for i in 0..n {
             let row = &mut scores[i * PAGE..][..PAGE];
-            let page_max = limit_scores(s, row, visible[i], chunk.scale, chunk.soft_cap);
+            let bias = rows[i].bias_of(base);
+            let page_max = limit_scores(s, row, visible[i], chunk.scale, chunk.soft_cap, bias);
             if visible[i].0 < visible[i].1 {
                 let grown = if page_max > max[i] { page_max } else { max[i] };
                 rescale[i] = max[i] - shift(grown);
@@ -151,7 +169,7 @@ fn chunk<S: Simd, E: Element>(s: S, chunk: Chunk<'_>, rows: &[Row<'_>], partial:
         for part in 0..3 {
             if part == 1 {
                 if all.0 < all.1 {
-                    tile::outputs(s, n, all.0..all.1, scores, values, output);
+                    tile::outputs(s, n, all.0..all.1, scores, values, output, next);
                 }
                 continue;
             }
@@ -183,20 +201,96 @@ pub(crate) fn chunk_f16<S: Simd>(s: S, args: Chunk<'_>, rows: &[Row<'_>], partia
     chunk::<S, half::f16>(s, args, rows, partial);
 }
 
+/// [`chunk`] over a bf16 cache.
+#[inline(always)]
+pub(crate) fn chunk_bf16<S: Simd>(s: S, args: Chunk<'_>, rows: &[Row<'_>], partial: Partial<'_>) {
+    chunk::<S, half::bf16>(s, args, rows, partial);
+}
+
+/// Where a page's scores belong, and what they are made of.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    /// The page's first position, and its place in the chunk.
+    pub(crate) position: usize,
+    pub(crate) index: usize,
+    pub(crate) scale: f32,
+    /// 0: none.
+    pub(crate) soft_cap: f32,
+}
+
+/// Makes the raw products of the R rows from `first` on to scores, hands them to the tap, and raises the rows' maxima.
+/// Returns the differences of the maxima, whose exponentials tell by how much older sums shrink.
+#[inline(always)]
+pub(super) fn running_max<S: Simd, const R: usize>(
+    s: S,
+    place: Place,
+    rows: &[Row<'_>],
+    first: usize,
+    visible: &[(usize, usize); R],
+    partial: &mut Partial<'_>,
+) -> [f32; LANES] {
+    let mut differences = [0.0; LANES];
+    for i in 0..R {
+        let row = &mut partial.scores[i * PAGE..][..PAGE];
+        let bias = rows[first + i].bias_of(place.position);
+        let page_max = limit_scores(s, row, visible[i], place.scale, place.soft_cap, bias);
+        if visible[i].0 < visible[i].1 {
+            let max = &mut partial.max[first + i];
+            let grown = if page_max > *max { page_max } else { *max };
+            differences[i] = *max - shift(grown);
+            *max = grown;
+        }
+        if !partial.tap.is_empty() {
+            let tap_stride = partial.tap.len() / rows.len();
+            partial.tap[(first + i) * tap_stride + place.index * PAGE..][..PAGE].copy_from_slice(row);
+        }
+    }
+    differences
+}
+
+/// `c tanh(x / c)`, or `x` for a `c` of 0.
+#[inline(always)]
+fn cap<S: Simd>(s: S, x: S::F32, c: f32) -> S::F32 {
+    if c > 0.0 { s.mul(s.splat(c), math::tanh(s, s.div(x, s.splat(c)))) } else { x }
+}
+
+/// Scales and caps raw products, then adds the bias.
+#[inline(always)]
+fn add_bias<S: Simd>(s: S, row: &mut [f32], scale: f32, soft_cap: f32, bias: &[f32]) {
+    for lanes in row.chunks_exact_mut(LANES) {
+        // SAFETY: 16 elements.
+        unsafe {
+            let x = s.mul(s.load(lanes.as_ptr()), s.splat(scale));
+            s.store(lanes.as_mut_ptr(), cap(s, x, soft_cap));
+        }
+    }
+    for (x, bias) in row.iter_mut().zip(bias) {
+        *x += bias;
+    }
+}
+
 /// Makes raw products to scores, -inf outside of the visible keys, and returns the largest (NaN left aside).
 #[inline(always)]
-fn limit_scores<S: Simd>(s: S, row: &mut [f32], visible: (usize, usize), scale: f32, soft_cap: f32) -> f32 {
+fn limit_scores<S: Simd>(
+    s: S,
+    row: &mut [f32],
+    visible: (usize, usize),
+    mut scale: f32,
+    mut soft_cap: f32,
+    bias: &[f32],
+) -> f32 {
     assert!(row.len() == PAGE);
+    if !bias.is_empty() {
+        add_bias(s, row, scale, soft_cap, bias);
+        (scale, soft_cap) = (1.0, 0.0);
+    }
     let nothing = s.splat(f32::NEG_INFINITY);
     let mut largest = nothing;
     // SAFETY: `v + 16 <= 64`, the length of the row; `INDEX` has 64 elements too.
     unsafe {
         for v in (0..PAGE).step_by(LANES) {
             let p = row.as_mut_ptr().add(v);
-            let mut x = s.mul(s.load(p), s.splat(scale));
-            if soft_cap > 0.0 {
-                x = s.mul(s.splat(soft_cap), math::tanh(s, s.div(x, s.splat(soft_cap))));
-            }
+            let mut x = cap(s, s.mul(s.load(p), s.splat(scale)), soft_cap);
             if visible != (0, PAGE) {
                 let key = s.load(INDEX.as_ptr().add(v));
                 x = s.select_lt(key, s.splat(visible.0 as f32), nothing, x);
@@ -222,7 +316,7 @@ const INDEX: [f32; PAGE] = {
 
 /// Makes scores to weights `exp(score - shift)` and adds them to the rescaled sums.
 #[inline(always)]
-fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f32]) {
+pub(super) fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f32]) {
     assert!(row.len() == PAGE && sums.len() == LANES);
     // SAFETY: `v + 16 <= 64`, the length of the row; 16 sums.
     unsafe {
@@ -239,7 +333,7 @@ fn weigh<S: Simd>(s: S, row: &mut [f32], shift: f32, rescale: f32, sums: &mut [f
 
 /// `row *= factor`
 #[inline(always)]
-fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
+pub(super) fn scale_row<S: Simd>(s: S, row: &mut [f32], factor: f32) {
     for lanes in row.chunks_exact_mut(LANES) {
         // SAFETY: 16 elements.
         unsafe { s.store(lanes.as_mut_ptr(), s.mul(s.load(lanes.as_ptr()), s.splat(factor))) };

@@ -13,23 +13,28 @@
 //! row 1100    ####    ####    ####  ..   |  ####     ###        one decoding token: also cut between chunks
 //! ```
 //!
-//! * `leaf.rs`: one tile against one chunk, generic over the instruction set;
+//! * `leaf.rs`: one tile against one chunk in f32, generic over the instruction set;
 //! * `tile.rs`: its two products in registers;
+//! * `pairs.rs`: the same by dot products of bf16, for units of up to 96 rows;
 //! * `plan.rs`: tiles, threads, merging;
+//! * `int8.rs`: the same over a cache of int8;
 //! * `kv_cache.rs`, `pages.rs`, `append.rs`: where keys and values live;
 //! * `tap.rs`: a look at the scores and weights on the way.
 //!
 //! # One order
 //!
-//! Pages (64 positions) and chunks (1024) begin at absolute positions. A row visits its own keys in ascending order,
-//! chunk by chunk, each element by the same chain of operations in a tile of one row and of 24; results of chunks are
-//! merged in order of position. So a row's bits are a function of its query, its keys and its values alone: a prompt
+//! Pages (64 positions) and chunks (1024, or 512: see `plan.rs`) begin at absolute positions. A row visits its own keys in ascending order,
+//! chunk by chunk, each element by the same chain of operations in a tile of one row and of many; results of chunks are
+//! merged in order of position. So a row's bits are a function of its query, its keys and its values, the cache's type and the
+//! arithmetic alone: a prompt
 //! fed whole, in pieces or token by token, by one thread or seven, alone or in a batch, gives the same.
 
 mod append;
+pub(crate) mod int8;
 mod kv_cache;
 pub(crate) mod leaf;
 mod pages;
+pub(crate) mod pairs;
 mod plan;
 mod tap;
 mod tile;
@@ -69,6 +74,24 @@ pub enum Mask {
     Bidirectional,
 }
 
+/// What attention multiplies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+pub enum Arithmetic {
+    /// f32: the cached values as they are.
+    #[default]
+    F32,
+    /// Queries, keys, values and weights rounded to bf16, products summed in f32. Twice as fast where the CPU multiplies
+    /// bf16, slower than f32 elsewhere.
+    Bf16,
+}
+
+impl Arithmetic {
+    /// The faster one for prompts on this instruction set.
+    pub fn fastest(kernels: Kernels) -> Self {
+        if kernels.table.multiplies_bf16 { Arithmetic::Bf16 } else { Arithmetic::F32 }
+    }
+}
+
 /// How attention is computed, beyond what the cache's shape says.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct AttentionParams {
@@ -80,6 +103,8 @@ pub struct AttentionParams {
     pub soft_cap: Option<f32>,
     /// Which keys a row sees.
     pub mask: Mask,
+    /// What is multiplied.
+    pub arithmetic: Arithmetic,
 }
 
 /// What attention reads.
@@ -93,15 +118,20 @@ pub struct AttentionInput<'a> {
     pub layer: usize,
     /// Where each row of `q` stands. Neighbouring rows of one sequence share work.
     pub rows: &'a [CacheRow],
+    /// What is added to the scores of all heads: a row for each row of `q`, or one for all, with a column for each
+    /// position that a row attends to. -inf hides a key, whose value must be finite then.
+    pub bias: Option<MatRef<'a>>,
 }
 
 impl Kernels {
     /// Attention of rows of queries over a cache, for all heads.
     ///
-    /// **Formula**: `out[i, h] = sum_j p_j v_j`, `p = softmax(s)`, `s_j = cap(scale q[i, h] . k_j)` over the keys `j`
-    /// that the mask lets row `i` see, `cap(s) = c tanh(s / c)` with a soft-cap and `s` without.
+    /// **Formula**: `out[i, h] = sum_j p_j v_j`, `p = softmax(s)`, `s_j = cap(scale q[i, h] . k_j) + bias[i, j]` over the
+    /// keys `j` that the mask lets row `i` see, `cap(s) = c tanh(s / c)` with a soft-cap and `s` without.
     /// **Shapes**: `out` like `q`, `rows x (n_heads * head_dim)`.
-    /// **Accuracy**: f32 arithmetic on the cached values: within `8 (1 + n_keys) eps sum p |v|` of the exact result
+    /// **Accuracy**: with f32 arithmetic within `8 (1 + n_keys) eps sum p |v|` of the exact result for the cached values;
+    /// with bf16 within `2^-8 sum p |v|` more of the exact result for queries and cached values that are rounded to
+    /// bf16, each to `2^-9`; a q8_0 cache as with f32 arithmetic, for queries that are rounded to int8 in groups of 32
     /// (`tests/attention.rs`).
     /// **Special values**: a row that sees no key, or only scores of -inf, gives zeros. NaN in a query, in a visible
     /// key or value gives NaN in the rows that see it and nowhere else; what lies behind the visible positions is
@@ -112,7 +142,7 @@ impl Kernels {
     /// **Source**: Milakov & Gimelshein 2018; Dao et al. 2022; Ainslie et al. 2023 (grouped heads).
     ///
     /// # Errors
-    /// [`KernelError::Shape`] for extents that do not match, positions that are not in the cache or were given back;
+    /// [`KernelError::Shape`] for extents that do not match, a bias of too few columns, positions that are not in the cache or were given back;
     /// [`KernelError::Value`] for a window of 0, a soft-cap that is not positive, a sequence that has ended.
     pub fn attention(
         self,
@@ -150,6 +180,10 @@ fn check(input: &AttentionInput<'_>, params: &AttentionParams, out: &MatMut<'_>)
         if expected != found {
             return Err(KernelError::Shape { op: OP, what, expected, found });
         }
+    }
+    if let Some(bias) = input.bias.filter(|bias| bias.rows() != 1 && bias.rows() != input.rows.len()) {
+        let (expected, found) = (input.rows.len(), bias.rows());
+        return Err(KernelError::Shape { op: OP, what: "bias.rows (1, or)", expected, found });
     }
     if params.mask == Mask::Window(0) {
         let found = "0".to_owned();

@@ -14,10 +14,10 @@
 
 #![allow(unsafe_code)]
 
-use super::PAGE;
+use super::{PAGE, int8};
 use crate::error::KernelError;
 use crate::memory::zeros;
-use crate::simd::{LANES, Simd};
+use crate::simd::{LANES, Simd, VECTOR_BYTES};
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
 use std::ops::Range;
@@ -30,21 +30,69 @@ pub enum CacheType {
     F32,
     /// IEEE halves: half the memory; magnitudes above 65504 become infinite.
     F16,
+    /// The upper halves of f32: the range of f32 with eight bits of precision.
+    Bf16,
+    /// int8 with an f16 scale for each 32 elements of a head, each element within 1/254 of the largest of them: 17/32 of
+    /// the memory of halves. Keys are multiplied as integers with queries that are rounded likewise, values in f32,
+    /// whatever [`Arithmetic`](super::Arithmetic) is asked for.
+    Q8_0,
 }
 
 impl CacheType {
+    /// As it is called on command lines: `f32`, `f16`, `bf16`, `q8_0`.
+    pub fn name(self) -> &'static str {
+        match self {
+            CacheType::F32 => "f32",
+            CacheType::F16 => "f16",
+            CacheType::Bf16 => "bf16",
+            CacheType::Q8_0 => "q8_0",
+        }
+    }
+
+    /// Bytes of one head's key or value at one position.
+    pub fn head_bytes(self, head_dim: usize) -> usize {
+        head_dim.saturating_mul(self.bytes()).saturating_add(self.scale_bytes(head_dim))
+    }
+
     fn bytes(self) -> usize {
         match self {
             CacheType::F32 => 4,
-            CacheType::F16 => 2,
+            CacheType::F16 | CacheType::Bf16 => 2,
+            CacheType::Q8_0 => 1,
         }
+    }
+
+    /// Bytes of the scales of one key or value, and nothing where there are none.
+    fn scale_bytes(self, head_dim: usize) -> usize {
+        if self == CacheType::Q8_0 { 2 * int8::groups(head_dim) } else { 0 }
     }
 }
 
-/// A number that a cache can hold.
+/// What the memory of a cache is divided into.
 pub(crate) trait Element: Copy + 'static {
     /// The type that this is the element of.
     const TYPE: CacheType;
+}
+
+impl Element for f32 {
+    const TYPE: CacheType = CacheType::F32;
+}
+
+impl Element for half::f16 {
+    const TYPE: CacheType = CacheType::F16;
+}
+
+impl Element for half::bf16 {
+    const TYPE: CacheType = CacheType::Bf16;
+}
+
+/// Integers and the bytes of their scales.
+impl Element for i8 {
+    const TYPE: CacheType = CacheType::Q8_0;
+}
+
+/// A number that a cache can hold.
+pub(crate) trait Float: Element {
     /// Any value.
     const ZERO: Self;
     /// # Safety
@@ -55,8 +103,7 @@ pub(crate) trait Element: Copy + 'static {
     unsafe fn store<S: Simd>(s: S, p: *mut Self, v: S::F32);
 }
 
-impl Element for f32 {
-    const TYPE: CacheType = CacheType::F32;
+impl Float for f32 {
     const ZERO: f32 = 0.0;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const f32) -> S::F32 {
@@ -70,8 +117,7 @@ impl Element for f32 {
     }
 }
 
-impl Element for half::f16 {
-    const TYPE: CacheType = CacheType::F16;
+impl Float for half::f16 {
     const ZERO: half::f16 = half::f16::ZERO;
     #[inline(always)]
     unsafe fn load<S: Simd>(s: S, p: *const half::f16) -> S::F32 {
@@ -82,6 +128,24 @@ impl Element for half::f16 {
     unsafe fn store<S: Simd>(s: S, p: *mut half::f16, v: S::F32) {
         // SAFETY: the caller's promise; `f16` is a transparent u16.
         unsafe { s.store_f16(p.cast(), v) }
+    }
+}
+
+impl Float for half::bf16 {
+    const ZERO: half::bf16 = half::bf16::ZERO;
+    #[inline(always)]
+    unsafe fn load<S: Simd>(s: S, p: *const half::bf16) -> S::F32 {
+        // SAFETY: the caller's promise; `bf16` is a transparent u16.
+        unsafe { s.load_bf16(p.cast()) }
+    }
+    #[inline(always)]
+    unsafe fn store<S: Simd>(s: S, p: *mut half::bf16, v: S::F32) {
+        let mut bytes = [0; VECTOR_BYTES];
+        // SAFETY: 64 bytes, of which the first 32 are the caller's 16 elements; `bf16` is a transparent u16.
+        unsafe {
+            s.store_bytes(bytes.as_mut_ptr(), s.narrow_bf16(v, v));
+            p.cast::<u8>().copy_from_nonoverlapping(bytes.as_ptr(), VECTOR_BYTES / 2);
+        }
     }
 }
 
@@ -146,8 +210,10 @@ impl Pages {
         head_dim: usize,
         cache_type: CacheType,
     ) -> Result<Self, KernelError> {
-        let key_elements = head_dim.checked_mul(PAGE);
-        let value_elements = head_dim.checked_next_multiple_of(LANES).and_then(|n| n.checked_mul(PAGE));
+        let scales = cache_type.scale_bytes(head_dim);
+        let elements = |n: usize| n.checked_add(scales)?.checked_mul(PAGE);
+        let key_elements = elements(head_dim);
+        let value_elements = head_dim.checked_next_multiple_of(LANES).and_then(elements);
         let sizes = || {
             let (keys, values) = (key_elements?, value_elements?);
             let page_bytes =
@@ -227,8 +293,8 @@ impl Pages {
     #[inline(always)]
     pub(crate) fn head<E: Element>(&self, page: PageId, head: usize) -> (&[E], &[E]) {
         let words = &self.memory[self.geometry.head_words::<E>(page, head)];
-        // SAFETY: the words are initialised and borrowed for as long as the result; every bit pattern is an f32 or
-        // an f16, whose alignment is at most a word's; `head_words` counted keys and values in this element type.
+        // SAFETY: the words are initialised and borrowed for as long as the result; every bit pattern is an f32, an
+        // f16, a bf16 or an i8, whose alignment is at most a word's; `head_words` counted keys and values in this element type.
         unsafe {
             let keys = words.as_ptr().cast::<E>();
             let values = keys.add(self.geometry.key_elements);

@@ -7,9 +7,11 @@
 
 #![allow(unsafe_code)]
 
-use super::leaf::{self, MAX_ROWS, Row, Total};
-use super::pages::CacheType;
-use super::{AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
+use super::int8;
+use super::leaf::{self, Row, Total};
+use super::pages::{CacheType, PageId};
+use super::pairs::{self, PairScratch};
+use super::{Arithmetic, AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::MatMut;
@@ -19,16 +21,42 @@ use crate::simd::LANES;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Pages of a chunk.
-const CHUNK_PAGES: usize = 16;
-/// Positions of a chunk.
-const CHUNK: usize = CHUNK_PAGES * PAGE;
+/// Positions of the smallest and of the largest chunk.
+const CHUNKS: [usize; 2] = [512, 1024];
+/// Most query rows of a unit, (tokens) x (heads that share a key head), with any arithmetic.
+const MAX_ROWS: usize = if leaf::MAX_ROWS > pairs::MAX_ROWS { leaf::MAX_ROWS } else { pairs::MAX_ROWS };
 /// Units per thread below which the cache is cut too.
 const UNITS_PER_THREAD: usize = 4;
 /// Alignment of scratch in elements: a cache line.
 const ALIGN: usize = 16;
 /// What the memory is for.
 const WHAT: &str = "attention's partial results";
+
+/// Positions of a chunk: a multiple of a page. Half-sized ones keep two threads equally busy over a thousand positions
+/// of two or three key heads; where all is f32, and slow, the merging that they cost is avoided.
+fn chunk_len(arithmetic: Arithmetic, cache_type: CacheType) -> usize {
+    CHUNKS[usize::from((arithmetic, cache_type) == (Arithmetic::F32, CacheType::F32))]
+}
+
+/// Which leaves take a call.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Leaves {
+    Floats,
+    Pairs,
+    Int8,
+}
+
+impl Leaves {
+    const ALL: [Leaves; 3] = [Leaves::Floats, Leaves::Pairs, Leaves::Int8];
+
+    fn of(arithmetic: Arithmetic, cache_type: CacheType) -> Self {
+        match (cache_type, arithmetic) {
+            (CacheType::Q8_0, _) => Leaves::Int8,
+            (_, Arithmetic::F32) => Leaves::Floats,
+            (_, Arithmetic::Bf16) => Leaves::Pairs,
+        }
+    }
+}
 
 /// Neighbouring rows of one sequence.
 #[derive(Debug, Clone)]
@@ -41,8 +69,8 @@ struct Tile {
 }
 
 impl Tile {
-    fn chunks(&self) -> Range<usize> {
-        self.keys.start / CHUNK..self.keys.end.div_ceil(CHUNK)
+    fn chunks(&self, len: usize) -> Range<usize> {
+        self.keys.start / len..self.keys.end.div_ceil(len)
     }
 }
 
@@ -77,10 +105,12 @@ impl AttentionScratch {
         let bytes = rows.saturating_mul(size_of::<Tile>());
         let tiles = rows.saturating_sub(self.tiles.len());
         self.tiles.try_reserve(tiles).map_err(|_| KernelError::Memory { what: WHAT, bytes })?;
-        grow(&mut self.slots, threads.max(1).saturating_mul(SlotShape::new(head_dim, false).len()))?;
+        let slots = Leaves::ALL.map(|leaves| SlotShape::new(head_dim, leaves, false).len());
+        let slot = slots.into_iter().fold(0, usize::max);
+        grow(&mut self.slots, threads.max(1).saturating_mul(slot))?;
         let split_rows = rows.min(UNITS_PER_THREAD.saturating_mul(threads));
         let partial = partial_len(n_heads, head_dim) + n_heads * ALIGN;
-        let chunks = positions.div_ceil(CHUNK);
+        let chunks = positions.div_ceil(CHUNKS[0]);
         grow(&mut self.partials, chunks.saturating_mul(split_rows).saturating_mul(partial))
     }
 }
@@ -115,39 +145,68 @@ fn partial_len(rows: usize, head_dim: usize) -> usize {
 /// One thread's scratch.
 #[derive(Clone, Copy)]
 struct SlotShape {
+    /// Most rows of a unit.
+    rows: usize,
     padded: usize,
+    /// Scores, and what else a unit needs while it looks at a page.
+    scores: usize,
+    /// Cells of queries, keys and values.
+    cells: [usize; 3],
     tapped: bool,
 }
 
 impl SlotShape {
-    fn new(head_dim: usize, tapped: bool) -> Self {
-        SlotShape { padded: padded(head_dim), tapped }
+    fn new(head_dim: usize, leaves: Leaves, tapped: bool) -> Self {
+        let padded = padded(head_dim);
+        match leaves {
+            Leaves::Int8 => {
+                let (rows, scores) = (int8::MAX_ROWS, int8::scratch_len(head_dim));
+                SlotShape { rows, padded, scores, cells: [0; 3], tapped }
+            }
+            Leaves::Floats => {
+                let rows = leaf::MAX_ROWS;
+                SlotShape { rows, padded, scores: rows * PAGE, cells: [0; 3], tapped }
+            }
+            Leaves::Pairs => {
+                let (rows, [keys, values]) = (pairs::MAX_ROWS, pairs::panel_cells(head_dim));
+                let cells = [rows * pairs::query_cells(head_dim), keys, values];
+                SlotShape { rows, padded, scores: pairs::TILE_SCRATCH, cells, tapped }
+            }
+        }
     }
 
     fn len(self) -> usize {
-        let tap = if self.tapped { CHUNK } else { 0 };
-        MAX_ROWS * (PAGE + LANES + 2 * self.padded + tap) + 2 * MAX_ROWS.next_multiple_of(ALIGN)
+        let tap = if self.tapped { CHUNKS[1] } else { 0 };
+        let rows = self.rows * (LANES + 2 * self.padded + tap) + 2 * self.rows.next_multiple_of(ALIGN);
+        (self.scores + self.cells.iter().sum::<usize>() + rows).next_multiple_of(ALIGN)
     }
 
-    fn cut(self, slot: &mut [f32]) -> Slot<'_> {
-        let (scores, rest) = slot.split_at_mut(MAX_ROWS * PAGE);
-        let (lane_sums, rest) = rest.split_at_mut(MAX_ROWS * LANES);
-        let (output, rest) = rest.split_at_mut(MAX_ROWS * self.padded);
-        let (total, rest) = rest.split_at_mut(MAX_ROWS * self.padded);
-        let (max, rest) = rest.split_at_mut(MAX_ROWS.next_multiple_of(ALIGN));
-        let (sum, tap) = rest.split_at_mut(MAX_ROWS.next_multiple_of(ALIGN));
-        Slot { scores, lane_sums, output, total, max, sum, tap }
+    fn cut(self, mut slot: &mut [f32]) -> Slot<'_> {
+        let mut take = |n: usize| slot.split_off_mut(..n).unwrap_or_default();
+        let [q, keys, values] = self.cells;
+        let sums = self.rows.next_multiple_of(ALIGN);
+        let pairs = PairScratch { keys: take(keys), values: take(values), q: take(q) };
+        let (scores, lane_sums) = (take(self.scores), take(self.rows * LANES));
+        let (output, total) = (take(self.rows * self.padded), take(self.rows * self.padded));
+        let (max, sum) = (take(sums), take(sums));
+        Slot { desk: Desk { pairs, scores, lane_sums, tap: slot }, output, total, max, sum }
     }
 }
 
 /// One thread's scratch, cut: see [`leaf::Partial`]; `total` is the output over several chunks.
 struct Slot<'a> {
-    scores: &'a mut [f32],
-    lane_sums: &'a mut [f32],
+    desk: Desk<'a>,
     output: &'a mut [f32],
     total: &'a mut [f32],
     max: &'a mut [f32],
     sum: &'a mut [f32],
+}
+
+/// What a chunk works in besides its results.
+struct Desk<'a> {
+    pairs: PairScratch<'a>,
+    scores: &'a mut [f32],
+    lane_sums: &'a mut [f32],
     tap: &'a mut [f32],
 }
 
@@ -159,6 +218,8 @@ struct Job<'a> {
     tap: Option<&'a AttentionTap<'a>>,
     out: &'a MatMut<'a>,
     tiles: &'a [Tile],
+    /// Positions of a chunk.
+    chunk: usize,
     /// Query heads per key head, and per block.
     group: usize,
     block_heads: usize,
@@ -176,13 +237,20 @@ pub(super) fn run(
     tap: Option<&mut AttentionTap<'_>>,
 ) -> Result<(), KernelError> {
     let shape = *input.cache.shape();
+    let leaves = Leaves::of(params.arithmetic, shape.cache_type);
+    let slot_shape = SlotShape::new(shape.head_dim, leaves, tap.is_some());
+    let chunk = chunk_len(params.arithmetic, shape.cache_type);
     let group = params.n_heads / shape.n_kv_heads;
-    let blocks_per_group = group.div_ceil(MAX_ROWS);
+    let blocks_per_group = group.div_ceil(slot_shape.rows);
     let block_heads = group.div_ceil(blocks_per_group);
     let blocks = shape.n_kv_heads * blocks_per_group;
 
     let AttentionScratch { tiles, slots, partials } = scratch;
-    let chunk_units = make_tiles(tiles, &input, params, MAX_ROWS / block_heads)?;
+    // As many rows as may be, unless that leaves threads without work.
+    let share = (input.rows.len() * blocks).div_ceil(UNITS_PER_THREAD * team.threads());
+    let least = leaf::MAX_ROWS / block_heads;
+    let most_rows = share.max(least).min(slot_shape.rows / block_heads).max(1);
+    let chunk_units = make_tiles(tiles, &input, params, most_rows, chunk)?;
     let positions = tiles.iter().map(|tile| tile.keys.end).max().unwrap_or(0);
     let tap = match tap {
         Some(tap) => {
@@ -191,11 +259,12 @@ pub(super) fn run(
         }
         None => None,
     };
-    let slot_shape = SlotShape::new(shape.head_dim, tap.is_some());
-    let job = Job { kernels, input, params, tap, out: &out, tiles, group, block_heads, blocks_per_group };
+    let job =
+        Job { kernels, input, params, tap, out: &out, tiles, chunk, group, block_heads, blocks_per_group };
 
     let units = tiles.len() * blocks;
-    let split = team.threads() > 1 && units < UNITS_PER_THREAD * team.threads() && chunk_units > tiles.len();
+    let few = UNITS_PER_THREAD * team.threads();
+    let split = team.threads() > 1 && units < few && input.rows.len() <= few && chunk_units > tiles.len();
     let most_units = if split { chunk_units * blocks } else { units };
     let threads = team.threads().min(most_units);
     grow(slots, threads * slot_shape.len())?;
@@ -215,7 +284,11 @@ pub(super) fn run(
     for_units(team, slots.reborrow(), most_units, |unit, slot| {
         // SAFETY: each unit is handed out once, and its row is its own.
         let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };
-        job.one_chunk(unit / blocks, unit % blocks, &mut slot_shape.cut(slot), partial.row_mut(0));
+        // The next unit but those that the other threads take meanwhile.
+        let next = unit + threads;
+        let then = job.first_page(next / blocks, next % blocks, chunk_units);
+        let slot = &mut slot_shape.cut(slot);
+        job.one_chunk((unit / blocks, unit % blocks), then, slot, partial.row_mut(0));
     });
     for_units(team, slots, units, |unit, slot| {
         let tile = &job.tiles[unit / blocks];
@@ -235,6 +308,7 @@ fn make_tiles(
     input: &AttentionInput<'_>,
     params: &AttentionParams,
     most_rows: usize,
+    chunk: usize,
 ) -> Result<usize, KernelError> {
     tiles.clear();
     let mut chunks = 0;
@@ -242,14 +316,14 @@ fn make_tiles(
         let keys = visible(input, params, i)?;
         match tiles.last_mut() {
             Some(tile) if tile.rows.len() < most_rows && input.rows[i - 1].sequence == row.sequence => {
-                chunks -= tile.chunks().len();
+                chunks -= tile.chunks(chunk).len();
                 tile.rows.end = i + 1;
                 tile.keys = tile.keys.start.min(keys.start)..tile.keys.end.max(keys.end);
-                chunks += tile.chunks().len();
+                chunks += tile.chunks(chunk).len();
             }
             _ => {
                 let tile = Tile { rows: i..i + 1, keys, first_unit: chunks };
-                chunks += tile.chunks().len();
+                chunks += tile.chunks(chunk).len();
                 tiles.push(tile);
             }
         }
@@ -278,6 +352,10 @@ fn visible(
     if keys.start < layer.released && !keys.is_empty() {
         let (expected, found) = (layer.released, keys.start);
         return Err(KernelError::Shape { op: OP, what: "first key (at least)", expected, found });
+    }
+    if let Some(bias) = input.bias.filter(|bias| bias.cols() < keys.end) {
+        let (expected, found) = (keys.end, bias.cols());
+        return Err(KernelError::Shape { op: OP, what: "bias.cols (at least)", expected, found });
     }
     Ok(keys)
 }
@@ -325,6 +403,22 @@ impl<'a> Job<'a> {
         tile.rows.clone().flat_map(move |row| heads.clone().map(move |head| (row, head)))
     }
 
+    /// The tile that a chunk belongs to when chunks are units.
+    fn tile_of(&self, tile_chunk: usize) -> &Tile {
+        let after = self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk);
+        &self.tiles[after - 1]
+    }
+
+    /// Where a chunk's first page is, if `tile_chunk` is one of `count` chunks.
+    fn first_page(&self, tile_chunk: usize, block: usize, count: usize) -> Option<(PageId, usize)> {
+        let tile = (tile_chunk < count).then(|| self.tile_of(tile_chunk))?;
+        let chunk = tile.chunks(self.chunk).start + tile_chunk - tile.first_unit;
+        let sequence = self.input.rows[tile.rows.start].sequence;
+        let view = self.input.cache.layer("attention", sequence, self.input.layer).ok()?;
+        let page = view.table.get((chunk * self.chunk).max(tile.keys.start) / PAGE)?;
+        Some(((*page)?, self.heads(block).0))
+    }
+
     /// What row `i` sees; `make_tiles` has seen that it is there.
     fn visible(&self, i: usize) -> Range<usize> {
         visible(&self.input, self.params, i).unwrap_or(0..0)
@@ -335,26 +429,31 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let mut totals = [None; MAX_ROWS];
-        let Slot { scores, lane_sums, output, total, max, sum, tap } = slot;
-        for chunk in tile.chunks() {
+        let Slot { desk, output, total, max, sum } = slot;
+        for chunk in tile.chunks(self.chunk) {
             let sums = Sums { output: &mut output[..n * padded], max: &mut max[..n], sum: &mut sum[..n] };
-            self.chunk(tile, block, chunk, (&mut **scores, &mut **lane_sums, &mut **tap), sums);
+            self.chunk(tile, block, chunk, None, desk, sums);
             self.merge(tile, block, chunk, &mut totals, total, (&**output, &**max, &**sum));
         }
         self.finish(tile, block, &totals, total);
     }
 
     /// One chunk of a unit, into a partial result.
-    fn one_chunk(&self, tile_chunk: usize, block: usize, slot: &mut Slot<'_>, partial: &mut [f32]) {
-        let index = self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk) - 1;
-        let tile = &self.tiles[index];
+    fn one_chunk(
+        &self,
+        (tile_chunk, block): (usize, usize),
+        then: Option<(PageId, usize)>,
+        slot: &mut Slot<'_>,
+        partial: &mut [f32],
+    ) {
+        let tile = self.tile_of(tile_chunk);
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let (output, rest) = partial.split_at_mut(n * padded);
         let (max, rest) = rest.split_at_mut(n);
         let sums = Sums { output, max, sum: &mut rest[..n] };
-        let chunk = tile.chunks().start + tile_chunk - tile.first_unit;
-        self.chunk(tile, block, chunk, (slot.scores, slot.lane_sums, slot.tap), sums);
+        let chunk = tile.chunks(self.chunk).start + tile_chunk - tile.first_unit;
+        self.chunk(tile, block, chunk, then, &mut slot.desk, sums);
     }
 
     /// Merges the partial results of a unit's chunks.
@@ -368,7 +467,7 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let mut totals = [None; MAX_ROWS];
-        for (i, chunk) in tile.chunks().enumerate() {
+        for (i, chunk) in tile.chunks(self.chunk).enumerate() {
             let mut partial = partial(i);
             let (output, rest) = partial.row_mut(0).split_at(n * padded);
             let (max, sum) = rest.split_at(n);
@@ -383,29 +482,33 @@ impl<'a> Job<'a> {
         tile: &Tile,
         block: usize,
         chunk: usize,
-        (scores, lane_sums, tap): (&mut [f32], &mut [f32], &mut [f32]),
+        then: Option<(PageId, usize)>,
+        desk: &mut Desk<'_>,
         sums: Sums<'_>,
     ) {
-        let AttentionInput { q, cache, layer, rows: places } = self.input;
+        let AttentionInput { q, cache, layer, rows: places, bias } = self.input;
+        let Desk { pairs: cells, scores, lane_sums, tap } = desk;
         let head_dim = cache.shape().head_dim;
         let (kv_head, _) = self.heads(block);
-        let mut rows = [Row { q: &[], visible: (0, 0) }; MAX_ROWS];
+        let mut rows = [Row { q: &[], bias: &[], visible: (0, 0) }; MAX_ROWS];
         let mut n = 0;
         let mut tapped = false;
         for (i, head) in self.members(tile, block) {
             let keys = self.visible(i);
             let q = &q.row(i)[head * head_dim..(head + 1) * head_dim];
-            rows[n] = Row { q, visible: (keys.start, keys.end) };
+            let bias = bias.map_or(&[][..], |bias| bias.row(if bias.rows() == 1 { 0 } else { i }));
+            rows[n] = Row { q, bias, visible: (keys.start, keys.end) };
             n += 1;
             tapped |= self.tap.is_some_and(|tap| tap.row(i, head).is_some());
         }
         let Ok(view) = cache.layer("attention", places[tile.rows.start].sequence, layer) else { return };
-        let first = (chunk * CHUNK_PAGES).max(tile.keys.start / PAGE);
-        let end = ((chunk + 1) * CHUNK_PAGES).min(tile.keys.end.div_ceil(PAGE));
+        let first = (chunk * self.chunk).max(tile.keys.start) / PAGE;
+        let end = ((chunk + 1) * self.chunk).min(tile.keys.end).div_ceil(PAGE);
         let args = leaf::Chunk {
             cache,
             head: kv_head,
             pages: &view.table[first..end],
+            then,
             position: first * PAGE,
             scale: self.params.scale,
             soft_cap: self.params.soft_cap.unwrap_or(0.0),
@@ -414,10 +517,13 @@ impl<'a> Job<'a> {
         let tap = if tapped { &mut tap[..n * tap_stride] } else { &mut [] };
         let Sums { output, max, sum } = sums;
         let partial = leaf::Partial { scores, lane_sums, max, sum, output, tap: &mut *tap };
-        let table = self.kernels.table;
-        match cache.shape().cache_type {
-            CacheType::F32 => table.attention_chunk_f32(args, &rows[..n], partial),
-            CacheType::F16 => table.attention_chunk_f16(args, &rows[..n], partial),
+        let (table, rows) = (self.kernels.table, &rows[..n]);
+        match (self.params.arithmetic, cache.shape().cache_type) {
+            (_, CacheType::Q8_0) => table.attention_chunk_q8(args, rows, partial),
+            (Arithmetic::Bf16, _) => pairs::chunk(table, args, rows, cells, partial),
+            (_, CacheType::F32) => table.attention_chunk_f32(args, rows, partial),
+            (_, CacheType::F16) => table.attention_chunk_f16(args, rows, partial),
+            (_, CacheType::Bf16) => table.attention_chunk_bf16(args, rows, partial),
         }
         if let Some(wanted) = self.tap.filter(|_| tapped) {
             for (r, (i, head)) in self.members(tile, block).enumerate() {
@@ -442,7 +548,7 @@ impl<'a> Job<'a> {
         let padded = padded(self.input.cache.shape().head_dim);
         for (r, (i, _)) in self.members(tile, block).enumerate() {
             let keys = self.visible(i);
-            if keys.start.max(chunk * CHUNK) < keys.end.min((chunk + 1) * CHUNK) {
+            if keys.start.max(chunk * self.chunk) < keys.end.min((chunk + 1) * self.chunk) {
                 let range = r * padded..(r + 1) * padded;
                 let part = Total { max: max[r], sum: sum[r] };
                 self.kernels.table.attention_merge(

@@ -50,7 +50,7 @@ pub enum Remainder {
 
 impl Remainder {
     /// From which share of a row's sum of squares on a value is an outlier.
-    pub const OUTLIER: f32 = 0.75;
+    pub const OUTLIER: f32 = 0.5;
 }
 
 /// In which forms activations are kept, beside f32.

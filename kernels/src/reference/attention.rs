@@ -15,7 +15,20 @@ pub struct AttentionRow {
     pub magnitude: Vec<f64>,
 }
 
-/// Attention of one query over the `visible` ones of `keys` and `values`; nothing visible, or only scores of -inf: zeros.
+/// What is left of a head's elements when each 32 of them, and the rest, are rounded to integers of at most 127 times one
+/// scale, in f32: `s = round(max |x| / 127)`, `s round(x (1 / s))`, ties to even.
+pub fn int8_groups(x: &[f32], round: impl Fn(f32) -> f32) -> Vec<f32> {
+    let mut out = Vec::with_capacity(x.len());
+    for group in x.chunks(32) {
+        let scale = round(group.iter().fold(0.0_f32, |max, x| max.max(x.abs())) / 127.0);
+        let inverse = if scale > 0.0 { 1.0 / scale } else { 0.0 };
+        out.extend(group.iter().map(|x| scale * (x * inverse).clamp(-127.0, 127.0).round_ties_even()));
+    }
+    out
+}
+
+/// Attention of one query over the `visible` ones of `keys` and `values`, `bias` (empty: none) added to the scores;
+/// nothing visible, or only scores of -inf: zeros.
 pub fn attention_row(
     q: &[f32],
     keys: &[Vec<f32>],
@@ -23,12 +36,14 @@ pub fn attention_row(
     visible: Range<usize>,
     scale: f32,
     soft_cap: Option<f32>,
+    bias: &[f32],
 ) -> AttentionRow {
     let mut scores = vec![f64::NEG_INFINITY; keys.len()];
     for j in visible.clone() {
         let dot: f64 = q.iter().zip(&keys[j]).map(|(a, b)| f64::from(*a) * f64::from(*b)).sum();
         let score = dot * f64::from(scale);
         scores[j] = soft_cap.map_or(score, |cap| f64::from(cap) * (score / f64::from(cap)).tanh());
+        scores[j] += bias.get(j).map_or(0.0, |b| f64::from(*b));
     }
     let max = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let mut weights = vec![0.0; keys.len()];

@@ -2,14 +2,15 @@
 
 use super::{Random, Sweep};
 use crate::attention::{
-    AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache, Mask,
+    Arithmetic, AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache,
+    Mask,
 };
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef};
 use crate::pool::Team;
-use crate::reference::attention::{AttentionRow, attention_row};
-use half::f16;
+use crate::reference::attention::{AttentionRow, attention_row, int8_groups};
+use half::{bf16, f16};
 
 struct Problem {
     shape: CacheShape,
@@ -39,7 +40,8 @@ impl Problem {
         let (k, v) = (MatRef::from_rows(&self.k, self.kv_cols()), MatRef::from_rows(&self.v, self.kv_cols()));
         kernels.append(&team, &mut cache, 0, &rows, k, v)?;
         let q = MatRef::from_rows(&self.q, self.q_cols());
-        let input = AttentionInput { q, cache: &cache, layer: 0, rows: &rows[self.len - self.rows..] };
+        let input =
+            AttentionInput { q, cache: &cache, layer: 0, rows: &rows[self.len - self.rows..], bias: None };
         let mut out = vec![f32::NAN; self.q.len()];
         let view = MatMut::from_rows(&mut out, self.q_cols());
         kernels.attention(&team, input, &self.params, view, &mut AttentionScratch::new(), None)?;
@@ -49,14 +51,27 @@ impl Problem {
     /// Row after row, head after head.
     fn expected(&self) -> Vec<AttentionRow> {
         let head_dim = self.shape.head_dim;
-        let held = |x: &f32| match self.shape.cache_type {
-            CacheType::F16 => f16::from_f32_const(*x).to_f32_const(),
-            _ => *x,
+        let bf16 = |x: f32| bf16::from_f32_const(x).to_f32_const();
+        let multiplied = |x: f32| if self.params.arithmetic == Arithmetic::Bf16 { bf16(x) } else { x };
+        let held = |x: &f32| {
+            multiplied(match self.shape.cache_type {
+                CacheType::F32 => *x,
+                CacheType::F16 => f16::from_f32_const(*x).to_f32_const(),
+                CacheType::Bf16 => bf16(*x),
+                // Rounded in groups below.
+                CacheType::Q8_0 => *x,
+            })
+        };
+        let int8 = self.shape.cache_type == CacheType::Q8_0;
+        let strip = |row: &[f32], head: usize| -> Vec<f32> {
+            let strip = &row[head * head_dim..][..head_dim];
+            match int8 {
+                true => int8_groups(strip, |scale| f16::from_f32_const(scale).to_f32_const()),
+                false => strip.iter().map(held).collect(),
+            }
         };
         let strips = |data: &[f32], head: usize| -> Vec<Vec<f32>> {
-            data.chunks(self.kv_cols())
-                .map(|row| row[head * head_dim..][..head_dim].iter().map(held).collect())
-                .collect()
+            data.chunks(self.kv_cols()).map(|row| strip(row, head)).collect()
         };
         let mut all = Vec::new();
         for (i, q) in self.q.chunks(self.q_cols()).enumerate() {
@@ -67,10 +82,14 @@ impl Problem {
                 Mask::Bidirectional => 0..self.len,
             };
             for (head, q) in q.chunks(head_dim).enumerate() {
+                let q: Vec<f32> = match int8 {
+                    true => int8_groups(q, |scale| scale),
+                    false => q.iter().copied().map(multiplied).collect(),
+                };
                 let kv_head = head * self.shape.n_kv_heads / self.params.n_heads;
                 let (keys, values) = (strips(&self.k, kv_head), strips(&self.v, kv_head));
                 let AttentionParams { scale, soft_cap, .. } = self.params;
-                all.push(attention_row(q, &keys, &values, visible.clone(), scale, soft_cap));
+                all.push(attention_row(&q, &keys, &values, visible.clone(), scale, soft_cap, &[]));
             }
         }
         all
@@ -86,9 +105,13 @@ pub(super) fn attention(sweep: &mut Sweep) {
         sweep.choose(vec![(1, 1), (70, 9)], vec![(1, 1), (63, 63), (64, 1), (65, 7), (200, 33), (600, 2)]);
     for (head_dim, n_kv_heads, group) in [(32, 2, 1), (64, 3, 3), (80, 1, 4), (128, 1, 6), (40, 2, 2)] {
         for (len, rows) in lengths.clone() {
-            for (cache_type, kernel) in
-                [(CacheType::F32, "attention, f32 cache"), (CacheType::F16, "attention, f16 cache")]
-            {
+            for (cache_type, arithmetic, kernel) in [
+                (CacheType::F32, Arithmetic::F32, "attention, f32 cache"),
+                (CacheType::F16, Arithmetic::F32, "attention, f16 cache"),
+                (CacheType::F16, Arithmetic::Bf16, "attention by bf16, f16 cache"),
+                (CacheType::Bf16, Arithmetic::Bf16, "attention by bf16, bf16 cache"),
+                (CacheType::Q8_0, Arithmetic::F32, "attention, q8_0 cache"),
+            ] {
                 for (mask, soft_cap) in masks {
                     let shape = CacheShape {
                         n_layers: 1,
@@ -100,8 +123,13 @@ pub(super) fn attention(sweep: &mut Sweep) {
                         max_pages: len.div_ceil(32),
                     };
                     let n_heads = n_kv_heads * group;
-                    let params =
-                        AttentionParams { n_heads, scale: (head_dim as f32).powf(-0.5), soft_cap, mask };
+                    let params = AttentionParams {
+                        n_heads,
+                        scale: (head_dim as f32).powf(-0.5),
+                        soft_cap,
+                        mask,
+                        arithmetic,
+                    };
                     let mut values =
                         |n: usize, size: f32| random.floats(n).iter().map(|x| x * size).collect();
                     let q = values(rows * n_heads * head_dim, 3.0);
@@ -123,7 +151,9 @@ pub(super) fn attention(sweep: &mut Sweep) {
                         for (i, (got, want)) in got.chunks(head_dim).zip(&want).enumerate() {
                             let keys = want.weights.iter().filter(|w| **w > 0.0).count();
                             for (d, got) in got.iter().enumerate() {
-                                let relative = 8.0 * (1 + keys) as f64 * f64::from(f32::EPSILON);
+                                let rounding =
+                                    if arithmetic == Arithmetic::Bf16 { 2.0_f64.powi(-8) } else { 0.0 };
+                                let relative = 8.0 * (1 + keys) as f64 * f64::from(f32::EPSILON) + rounding;
                                 let bound = relative * want.magnitude[d] + 1e-37;
                                 let place = || {
                                     format!("{}: row {}, head {}, [{d}]", place(), i / n_heads, i % n_heads)

@@ -116,6 +116,28 @@ unsafe fn dot_bf16_8(acc: __m256, w: __m256i, a: __m256i) -> __m256 {
     }
 }
 
+/// Sixteen bf16 to nearest even: half of the last place is added, and one more where the kept part is odd; a NaN keeps
+/// its upper half, made quiet.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn narrow_bf16_16(v: Floats) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let upper = |x: __m256| {
+            let bits = _mm256_castps_si256(x);
+            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+        };
+        // Packing works inside 128-bit lanes: [0..4 | 8..12 | 4..8 | 12..16] comes out.
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(upper(v.0), upper(v.1)))
+    }
+}
+
 impl Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -256,6 +278,12 @@ macro_rules! avx2_token {
                         _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.add(8).cast())),
                     )
                 }
+                unsafe fn load_i8(p: *const i8) -> Ints {
+                    (
+                        _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.cast())),
+                        _mm256_cvtepi8_epi32(_mm_loadl_epi64(p.add(8).cast())),
+                    )
+                }
                 unsafe fn store_i8(p: *mut i8, v: Ints) -> () {
                     // Packing works inside 128-bit lanes: [0..4 | 8..12 | 4..8 | 12..16] comes out, dwords 0 2 1 3 put it right.
                     let words = _mm256_packs_epi32(v.0, v.1);
@@ -314,12 +342,19 @@ macro_rules! avx2_token {
                 fn dot_bf16(acc: Floats, w: Ints, a: Ints) -> Floats {
                     (dot_bf16_8(acc.0, w.0, a.0), dot_bf16_8(acc.1, w.1, a.1))
                 }
+                fn narrow_bf16(lo: Floats, hi: Floats) -> Ints { (narrow_bf16_16(lo), narrow_bf16_16(hi)) }
+                fn interleave_halves(v: Ints) -> Ints {
+                    // Unpacking works inside 128-bit lanes.
+                    let (lo, hi) = (_mm256_unpacklo_epi16(v.0, v.1), _mm256_unpackhi_epi16(v.0, v.1));
+                    (_mm256_permute2x128_si256::<0x20>(lo, hi), _mm256_permute2x128_si256::<0x31>(lo, hi))
+                }
                 fn transpose_4x4(r: [Ints; 4]) -> [Ints; 4] {
                     let lo = transpose_4x4([r[0].0, r[1].0, r[2].0, r[3].0]);
                     let hi = transpose_4x4([r[0].1, r[1].1, r[2].1, r[3].1]);
                     [(lo[0], hi[0]), (lo[1], hi[1]), (lo[2], hi[2]), (lo[3], hi[3])]
                 }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                fn prefetch_far(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
             }
         }
     };

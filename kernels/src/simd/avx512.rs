@@ -94,6 +94,15 @@ impl Avx512 {
         }
     }
 
+    #[inline(always)]
+    fn narrow_bf16(lo: __m512, hi: __m512) -> __m512i {
+        // SAFETY: only called by a token's operation, so the CPU has AVX-512 F and DQ.
+        unsafe {
+            let lo = _mm512_castsi256_si512(narrow_bf16_16(lo));
+            _mm512_inserti64x4::<1>(lo, narrow_bf16_16(hi))
+        }
+    }
+
     /// Widened: bf16 is the upper half of an f32.
     #[inline(always)]
     fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
@@ -106,6 +115,36 @@ impl Avx512 {
         }
     }
 }
+
+/// Sixteen bf16 to nearest even: half of the last place is added, and one more where the kept part is odd; a NaN keeps
+/// its upper half, made quiet.
+///
+/// # Safety
+/// The CPU must have AVX-512 F.
+#[inline(always)]
+unsafe fn narrow_bf16_16(x: __m512) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bits = _mm512_castps_si512(x);
+        let odd = _mm512_and_si512(_mm512_srli_epi32::<16>(bits), _mm512_set1_epi32(1));
+        let rounded = _mm512_add_epi32(bits, _mm512_add_epi32(odd, _mm512_set1_epi32(0x7fff)));
+        let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(x, x);
+        let rounded = _mm512_mask_or_epi32(rounded, nan, bits, _mm512_set1_epi32(0x0040_0000));
+        _mm512_cvtepi32_epi16(_mm512_srli_epi32::<16>(rounded))
+    }
+}
+
+/// 0, 16, 1, 17, ..
+static IN_TURN: [u16; 32] = {
+    let mut index = [0; 32];
+    let mut i = 0;
+    while i < 16 {
+        index[2 * i] = i as u16;
+        index[2 * i + 1] = i as u16 + 16;
+        i += 1;
+    }
+    index
+};
 
 impl Avx512Vnni {
     #[inline]
@@ -134,6 +173,11 @@ impl Avx512Vnni {
     #[inline(always)]
     fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 {
         Avx512::dot_bf16(acc, w, a)
+    }
+
+    #[inline(always)]
+    fn narrow_bf16(lo: __m512, hi: __m512) -> __m512i {
+        Avx512::narrow_bf16(lo, hi)
     }
 }
 
@@ -164,6 +208,14 @@ impl Avx512Bf16 {
                 core::mem::transmute::<__m512i, __m512bh>(a),
             )
         }
+    }
+}
+
+impl Avx512Bf16 {
+    #[inline(always)]
+    fn narrow_bf16(lo: __m512, hi: __m512) -> __m512i {
+        // SAFETY: only called by a token's operation, so the CPU has BF16; both vector types are 64 plain bytes.
+        unsafe { core::mem::transmute::<__m512bh, __m512i>(_mm512_cvtne2ps_pbh(hi, lo)) }
     }
 }
 
@@ -258,6 +310,7 @@ macro_rules! avx512_token {
                 fn sub_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
                 fn sum_i32(v: __m512i) -> i32 { _mm512_reduce_add_epi32(v) }
                 unsafe fn load_u8(p: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
+                unsafe fn load_i8(p: *const i8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
                 unsafe fn store_i8(p: *mut i8, v: __m512i) -> () { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(v)) }
                 unsafe fn load_bytes(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
                 unsafe fn store_bytes(p: *mut u8, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }
@@ -299,8 +352,13 @@ macro_rules! avx512_token {
                 fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_u8i8(acc, w, a) }
                 fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_i8i8(acc, w, a) }
                 fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 { $Token::dot_bf16(acc, w, a) }
+                fn narrow_bf16(lo: __m512, hi: __m512) -> __m512i { $Token::narrow_bf16(lo, hi) }
+                fn interleave_halves(v: __m512i) -> __m512i {
+                    _mm512_permutexvar_epi16(_mm512_loadu_si512(IN_TURN.as_ptr().cast()), v)
+                }
                 fn transpose_4x4(r: [__m512i; 4]) -> [__m512i; 4] { transpose_4x4(r) }
                 fn prefetch(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T0>(p.cast()) }
+                fn prefetch_far(p: *const u8) -> () { _mm_prefetch::<_MM_HINT_T1>(p.cast()) }
             }
         }
     };

@@ -187,6 +187,10 @@ pub(crate) unsafe trait Simd: Copy {
     /// # Safety
     /// `p` must be readable for 16 bytes.
     unsafe fn load_u8(self, p: *const u8) -> Self::I32;
+    /// Sign-extends 16 bytes.
+    /// # Safety
+    /// `p` must be readable for 16 bytes.
+    unsafe fn load_i8(self, p: *const i8) -> Self::I32;
     /// Narrows to i8 with saturation.
     /// # Safety
     /// `p` must be writable for 16 bytes.
@@ -228,8 +232,17 @@ pub(crate) unsafe trait Simd: Copy {
     /// Per cell of two bf16: `acc + w0 a0 + w1 a1` (order and flushing of denormals are the CPU's).
     fn dot_bf16(self, acc: Self::F32, w: Self::Bytes, a: Self::Bytes) -> Self::F32;
 
+    /// 32 bf16, to nearest even: the lanes of `lo`, then those of `hi`. Overflow gives infinity, NaN stays NaN, denormals
+    /// may become zero.
+    fn narrow_bf16(self, lo: Self::F32, hi: Self::F32) -> Self::Bytes;
+    /// Of 32 numbers of 16 bits, those of the lower and of the upper half in turn: `v0 v16 v1 v17 ..`
+    fn interleave_halves(self, v: Self::Bytes) -> Self::Bytes;
+
     /// Asks for the cache line at `p`; any address, never faults.
     fn prefetch(self, p: *const u8);
+    /// The same, but only into the second-level cache: for what is still far away, and more than the first level should
+    /// hold or wait for.
+    fn prefetch_far(self, p: *const u8);
 
     /// In every quarter, transposes the 4 x 4 cells that the four vectors have there.
     fn transpose_4x4(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];

@@ -91,6 +91,23 @@ unsafe fn narrow_f16(lo: float32x4_t, hi: float32x4_t) -> uint16x8_t {
     halves
 }
 
+/// Four bf16 to nearest even: half of the last place is added, and one more where the kept part is odd; a NaN keeps its
+/// upper half, made quiet.
+///
+/// # Safety
+/// The CPU must have NEON.
+#[inline(always)]
+unsafe fn narrow_bf16_4(x: float32x4_t) -> uint16x4_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bits = vreinterpretq_u32_f32(x);
+        let odd = vandq_u32(vshrq_n_u32::<16>(bits), vdupq_n_u32(1));
+        let rounded = vaddq_u32(bits, vaddq_u32(odd, vdupq_n_u32(0x7fff)));
+        let quiet = vorrq_u32(bits, vdupq_n_u32(0x0040_0000));
+        vshrn_n_u32::<16>(vbslq_u32(vceqq_f32(x, x), rounded, quiet))
+    }
+}
+
 /// Adds to each lane the dot product of its four signed bytes.
 ///
 /// # Safety
@@ -222,6 +239,11 @@ unsafe impl Simd for Neon {
             [vmovl_u16(vget_low_u16(lo)), vmovl_high_u16(lo), vmovl_u16(vget_low_u16(hi)), vmovl_high_u16(hi)]
                 .map(|v| vreinterpretq_s32_u32(v))
         }
+        unsafe fn load_i8(p: *const i8) -> Ints {
+            let bytes = vld1q_s8(p);
+            let (lo, hi) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
+            [vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)]
+        }
         unsafe fn store_i8(p: *mut i8, v: Ints) -> () {
             let lo = vqmovn_high_s32(vqmovn_s32(v[0]), v[1]);
             let hi = vqmovn_high_s32(vqmovn_s32(v[2]), v[3]);
@@ -264,8 +286,19 @@ unsafe impl Simd for Neon {
             let odd = |x| vreinterpretq_f32_u32(vandq_u32(vreinterpretq_u32_u8(x), upper));
             zip3(acc, w, a, |acc, w, a| vfmaq_f32(vfmaq_f32(acc, even(w), even(a)), odd(w), odd(a)))
         }
+        fn narrow_bf16(lo: Floats, hi: Floats) -> Bytes {
+            let eight = |a, b| vreinterpretq_u8_u16(vcombine_u16(narrow_bf16_4(a), narrow_bf16_4(b)));
+            [eight(lo[0], lo[1]), eight(lo[2], lo[3]), eight(hi[0], hi[1]), eight(hi[2], hi[3])]
+        }
+        fn interleave_halves(v: Bytes) -> Bytes {
+            let [a, b, c, d] = each(v, |v| vreinterpretq_u16_u8(v));
+            each([vzip1q_u16(a, c), vzip2q_u16(a, c), vzip1q_u16(b, d), vzip2q_u16(b, d)], |v| vreinterpretq_u8_u16(v))
+        }
         fn prefetch(p: *const u8) -> () {
             asm!("prfm pldl1keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags))
+        }
+        fn prefetch_far(p: *const u8) -> () {
+            asm!("prfm pldl2keep, [{p}]", p = in(reg) p, options(nomem, nostack, preserves_flags))
         }
     }
 

@@ -255,6 +255,11 @@ unsafe impl Simd for Portable {
         ints(unsafe { p.cast::<[u8; 16]>().read() }.map(i32::from))
     }
     #[inline(always)]
+    unsafe fn load_i8(self, p: *const i8) -> Ints {
+        // SAFETY: the caller promised 16 readable bytes.
+        ints(unsafe { p.cast::<[i8; 16]>().read() }.map(i32::from))
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, p: *mut i8, v: Ints) {
         let bytes = int_lanes(v).map(|x| x.clamp(-128, 127) as i8);
         // SAFETY: the caller promised 16 writable bytes.
@@ -358,6 +363,26 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn narrow_bf16(self, lo: Floats, hi: Floats) -> [u8; 64] {
+        let (lo, hi) = (lanes(lo), lanes(hi));
+        let mut out = [0; 64];
+        for i in 0..16 {
+            out[2 * i..2 * i + 2].copy_from_slice(&half::bf16::from_f32_const(lo[i]).to_le_bytes());
+            out[32 + 2 * i..34 + 2 * i].copy_from_slice(&half::bf16::from_f32_const(hi[i]).to_le_bytes());
+        }
+        out
+    }
+    #[inline(always)]
+    fn interleave_halves(self, v: [u8; 64]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for i in 0..16 {
+            out[4 * i..4 * i + 2].copy_from_slice(&v[2 * i..2 * i + 2]);
+            out[4 * i + 2..4 * i + 4].copy_from_slice(&v[32 + 2 * i..34 + 2 * i]);
+        }
+        out
+    }
+
+    #[inline(always)]
     fn transpose_4x4(self, rows: [[u8; 64]; 4]) -> [[u8; 64]; 4] {
         let mut out = rows;
         for quarter in 0..4 {
@@ -372,4 +397,6 @@ unsafe impl Simd for Portable {
     }
     #[inline(always)]
     fn prefetch(self, _: *const u8) {}
+    #[inline(always)]
+    fn prefetch_far(self, _: *const u8) {}
 }

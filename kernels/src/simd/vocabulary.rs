@@ -51,6 +51,11 @@ impl Same for f16 {
         self.to_bits() == other.to_bits() || (self.is_nan() && other.is_nan())
     }
 }
+impl Same for bf16 {
+    fn same(&self, other: &bf16) -> bool {
+        self.to_bits() == other.to_bits() || (self.is_nan() && other.is_nan())
+    }
+}
 macro_rules! same_by_eq {
     ($($T:ty),*) => { $(impl Same for $T {
         fn same(&self, other: &$T) -> bool {
@@ -58,7 +63,7 @@ macro_rules! same_by_eq {
         }
     })* };
 }
-same_by_eq!(u8, i8, i32, u32);
+same_by_eq!(u8, i8, u16, i32, u32);
 
 type Lanes = [f32; LANES];
 
@@ -205,6 +210,7 @@ fn floats<S: Simd + 'static>(s: S, f: &mut Findings) {
         f.equal("pow2", out(s, s.pow2(unsafe { s.load(n.as_ptr()) })), want);
     }
     s.prefetch(std::ptr::null());
+    s.prefetch_far(std::ptr::null());
 }
 
 /// All halves and bf16 both ways, and to halves also the ties and what lies next to them.
@@ -243,6 +249,28 @@ fn halves<S: Simd>(s: S, f: &mut Findings) {
         unsafe { s.store_f16(narrow.as_mut_ptr(), s.load(x.as_ptr())) };
         f.equal("store_f16", narrow.map(f16::from_bits), x.map(f16::from_f32_const));
     }
+    // Every upper half with lower halves at, below and above the tie.
+    for first in (0..=u16::MAX).step_by(LANES) {
+        for (lo, hi) in [(0x7fff, 0x8000), (0x8001, 0), (0xffff, 1)] {
+            let x = [lo, hi].map(|low| {
+                from_fn::<f32, LANES, _>(|i| f32::from_bits(u32::from(first + i as u16) << 16 | low))
+            });
+            // SAFETY: 16 f32 each.
+            let narrow = unsafe { s.narrow_bf16(s.load(x[0].as_ptr()), s.load(x[1].as_ptr())) };
+            let got = u16s(bytes_out(s, narrow)).map(bf16::from_bits);
+            let right = from_fn(|i| {
+                let x = x[i / LANES][i % LANES];
+                let flushed = x.is_subnormal() && got[i].to_f32_const() == 0.0;
+                if flushed { got[i] } else { bf16::from_f32_const(x) }
+            });
+            f.equal("narrow_bf16", got, right);
+        }
+    }
+}
+
+/// Pairs of bytes as they lie in memory on every target that has a token.
+fn u16s(bytes: [u8; VECTOR_BYTES]) -> [u16; 2 * LANES] {
+    from_fn(|i| u16::from_le_bytes([bytes[2 * i], bytes[2 * i + 1]]))
 }
 
 #[inline(always)]
@@ -289,6 +317,9 @@ fn integers<S: Simd>(s: S, f: &mut Findings) {
         let bytes: [u8; LANES] = from_fn(|i| a[i] as u8);
         // SAFETY: 16 bytes.
         f.equal("load_u8", ints_out(s, unsafe { s.load_u8(bytes.as_ptr()) }), bytes.map(i32::from));
+        let signed = bytes.map(u8::cast_signed);
+        // SAFETY: 16 bytes.
+        f.equal("load_i8", ints_out(s, unsafe { s.load_i8(signed.as_ptr()) }), signed.map(i32::from));
         // Ties and their neighbours, from fractions to beyond 2^24.
         let x = a.map(|a| a as f32 * 0.5_f32.powi(case % 5));
         // SAFETY: 16 f32.
@@ -311,6 +342,8 @@ fn bytes<S: Simd>(s: S, f: &mut Findings) {
         f.equal("and", bytes_out(s, s.and(va, vb)), from_fn(|i| a[i] & b[i]));
         f.equal("or", bytes_out(s, s.or(va, vb)), from_fn(|i| a[i] | b[i]));
         f.equal("xor", bytes_out(s, s.xor(va, vb)), from_fn(|i| a[i] ^ b[i]));
+        let in_turn = u16s(bytes_out(s, s.interleave_halves(va)));
+        f.equal("interleave_halves", in_turn, from_fn(|i| u16s(a)[i / 2 + i % 2 * LANES]));
         let places = [17, 48, 0, 31];
         // SAFETY: 16 bytes from at most 48 on.
         let quarters = unsafe { s.load_quarters(places.map(|at| a.as_ptr().add(at))) };
