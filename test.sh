@@ -103,6 +103,12 @@ step_features() {
 # The models that tests use; already fetched ones are only verified.
 step_models() { cargo run --release -- pull smollm2 gemma3; }
 
+# The report of `gable look` in a browser.
+step_report() {
+    need chromium chromium && need chromedriver chromium-driver || return 1
+    cargo test --release -p gable --test look -- --ignored
+}
+
 # Unit, integration and documentation tests.
 step_tests() {
     local GABLE_REQUIRE_ISA
@@ -113,6 +119,8 @@ step_tests() {
 }
 
 step_ignored() {
+    need chromium chromium && need chromedriver chromium-driver || return 1
+    cargo run --release -- pull qwen2.5-coder || return 1
     GABLE_REQUIRE_ISA=$(required_isa) cargo test --release --workspace --no-fail-fast -- --ignored
 }
 
@@ -164,7 +172,7 @@ case ${1-} in
     steps+=(ignored)
     ;;
 --list)
-    printf '%s\n' "${steps[@]}" ignored
+    printf '%s\n' "${steps[@]}" report ignored
     exit
     ;;
 -h | --help)
