@@ -182,7 +182,9 @@ unsafe impl Simd for Neon {
         unsafe fn spread4(p: *const f32) -> Floats { each([0, 1, 2, 3], |i| vld1q_dup_f32(p.add(i))) }
         fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
             let mut lanes = [0.0_f32; 16];
-            zip([0, 4, 8, 12], v, |i, v| vst1q_f32(lanes.as_mut_ptr().add(i), v));
+            for i in 0..4 {
+                vst1q_f32(lanes.as_mut_ptr().add(4 * i), v[i]);
+            }
             each([0, 1, 2, 3], |i| vdupq_n_f32(lanes[FIRST + i * STEP]))
         }
         unsafe fn spread_half_pair(p: *const u8) -> Floats {
