@@ -33,17 +33,17 @@ use std::io::{BufWriter, Write};
 use std::sync::Arc;
 use terminal::Screen;
 
-const MEMORY: &str = "Memory: weights stay in the mapped file and are read a row or a panel at a time. Beside what a \
-    run takes (cache, one row of logits), a search takes 4 bytes per token of the vocabulary and vector, at most 16 \
-    vectors at a time; a recorded pass keeps 4 bytes per value it shows, of texts of at most 512 tokens.\n\n\
-    Begin with:\n  gable look tokens 'a fluffy blue creature roamed the verdant forest'\n  \
+const EXAMPLES: &str = "Examples:\n  gable look tokens 'a fluffy blue creature roamed the verdant forest'\n  \
     gable look analogy 'king - man + woman'\n  \
     gable look lens 'The capital of France is'\n  \
-    gable look report 'a fluffy blue creature roamed the verdant forest' -o look.html";
+    gable look report 'a fluffy blue creature roamed the verdant forest' -o look.html\n\n\
+    Memory: weights stay in the mapped file and are read a row or a panel at a time. Beside what a \
+    run takes (cache, one row of logits), a search takes 4 bytes per token of the vocabulary and vector, at most 16 \
+    vectors at a time; a recorded pass keeps 4 bytes per value it shows, of texts of at most 512 tokens.";
 
 /// Options of `gable look`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = MEMORY, subcommand_required = true)]
+#[command(after_help = EXAMPLES, subcommand_required = true)]
 pub struct LookArgs {
     #[command(subcommand)]
     what: What,

@@ -103,7 +103,6 @@ fn what_cannot_be_measured_is_refused_with_a_reason() {
     run(&["-t", "0"], &["1 to 1024"]);
     run(&["-ngl", "99"], &["everything runs on the CPU"]);
     run(&["-sm", "row"], &["everything runs on the CPU"]);
-    run(&["-mmp", "0"], &["mapped file"]);
     run(&["-ctk", "f16", "-ctv", "f32"], &["differ"]);
     fails(&["bench", "-m", "synthetic:huge:q4_k"], 2, &["huge", "llama-1b"]);
     fails(&["bench", "-m", "synthetic:tiny:q9"], 2, &["q9", "Q4_K"]);
