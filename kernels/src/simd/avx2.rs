@@ -116,6 +116,23 @@ unsafe fn dot_bf16_8(acc: __m256, w: __m256i, a: __m256i) -> __m256 {
     }
 }
 
+/// The upper half of each lane, rounded to nearest even; a NaN stays one.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn upper_half(x: __m256) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let bits = _mm256_castps_si256(x);
+        let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
+        let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
+        let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
+        let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
+        _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
+    }
+}
+
 /// Sixteen bf16 to nearest even: half of the last place is added, and one more where the kept part is odd; a NaN keeps
 /// its upper half, made quiet.
 ///
@@ -125,16 +142,8 @@ unsafe fn dot_bf16_8(acc: __m256, w: __m256i, a: __m256i) -> __m256 {
 unsafe fn narrow_bf16_16(v: Floats) -> __m256i {
     // SAFETY: the caller's promise.
     unsafe {
-        let upper = |x: __m256| {
-            let bits = _mm256_castps_si256(x);
-            let odd = _mm256_and_si256(_mm256_srli_epi32::<16>(bits), _mm256_set1_epi32(1));
-            let rounded = _mm256_add_epi32(bits, _mm256_add_epi32(odd, _mm256_set1_epi32(0x7fff)));
-            let quiet = _mm256_or_si256(bits, _mm256_set1_epi32(0x0040_0000));
-            let nan = _mm256_castps_si256(_mm256_cmp_ps::<_CMP_UNORD_Q>(x, x));
-            _mm256_srli_epi32::<16>(_mm256_blendv_epi8(rounded, quiet, nan))
-        };
         // Packing works inside 128-bit lanes: [0..4 | 8..12 | 4..8 | 12..16] comes out.
-        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(upper(v.0), upper(v.1)))
+        _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(upper_half(v.0), upper_half(v.1)))
     }
 }
 
