@@ -307,11 +307,10 @@ macro_rules! avx2_token {
                     _mm256_storeu_si256(p.add(32).cast(), v.1)
                 }
                 unsafe fn load_quarters(p: [*const u8; 4]) -> Ints {
-                    let half = |lo: *const u8, hi: *const u8| {
-                        let lo = _mm256_castsi128_si256(_mm_loadu_si128(lo.cast()));
-                        _mm256_inserti128_si256::<1>(lo, _mm_loadu_si128(hi.cast()))
-                    };
-                    (half(p[0], p[1]), half(p[2], p[3]))
+                    (
+                        _mm256_loadu2_m128i(p[1].cast(), p[0].cast()),
+                        _mm256_loadu2_m128i(p[3].cast(), p[2].cast()),
+                    )
                 }
                 fn splat_cell(x: u32) -> Ints { (_mm256_set1_epi32(x.cast_signed()), _mm256_set1_epi32(x.cast_signed())) }
                 fn and(a: Ints, b: Ints) -> Ints { (_mm256_and_si256(a.0, b.0), _mm256_and_si256(a.1, b.1)) }
