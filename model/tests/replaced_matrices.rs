@@ -4,7 +4,7 @@ mod common;
 
 use common::{cached, pool};
 use gable_kernels::Kernels;
-use gable_kernels::attention::CacheType;
+use gable_kernels::attention::{Arithmetic, CacheType};
 use gable_kernels::gemm::Phase;
 use gable_model::forward::Numerics;
 use gable_model::model::{Model, OpenOptions};
@@ -17,9 +17,15 @@ fn open() -> Model {
     Model::open(&cached("smollm2"), &OpenOptions::default()).unwrap()
 }
 
-/// Logits after the tokens, with an f32 cache so that numerics differ in the matmuls alone.
+/// The best instruction set whose attention computes in f32, so that with an f32 cache numerics differ in the matmuls
+/// alone.
+fn kernels() -> Kernels {
+    Kernels::every_available().find(|k| Arithmetic::fastest(*k) == Arithmetic::F32).unwrap()
+}
+
+/// Logits after the tokens.
 fn logits(model: &Arc<Model>, numerics: Numerics) -> Vec<u32> {
-    let mut options = SessionOptions::new(Kernels::best(), TOKENS.len());
+    let mut options = SessionOptions::new(kernels(), TOKENS.len());
     (options.numerics, options.cache_type) = (numerics, Some(CacheType::F32));
     let mut session = Session::new(Arc::clone(model), pool(), options).unwrap();
     let rows = session.observe(Phase::Prompt, &TOKENS, |i| i + 1 == TOKENS.len(), &mut ()).unwrap();
