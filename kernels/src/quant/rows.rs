@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::{Format, blocks};
+use super::Format;
+use super::blocks::{self as formats, Block, CHUNK_SUBS, STEP};
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::quant::QuantWeights;
@@ -29,18 +30,18 @@ pub(crate) unsafe fn dequantize_row<S: Simd>(
             Format::F32 => floats(row.cast(), from, to, out, s, |s, p| s.load(p)),
             Format::F16 => floats(row.cast(), from, to, out, s, |s, p| s.load_f16(p)),
             Format::BF16 => floats(row.cast(), from, to, out, s, |s, p| s.load_bf16(p)),
-            Format::Q4_0 => blocks::dequantize::<S, blocks::Q4_0>(s, row, from, to, out),
-            Format::Q4_1 => blocks::dequantize::<S, blocks::Q4_1>(s, row, from, to, out),
-            Format::Q5_0 => blocks::dequantize::<S, blocks::Q5_0>(s, row, from, to, out),
-            Format::Q5_1 => blocks::dequantize::<S, blocks::Q5_1>(s, row, from, to, out),
-            Format::Q8_0 => blocks::dequantize::<S, blocks::Q8_0>(s, row, from, to, out),
-            Format::Q4_K => blocks::dequantize::<S, blocks::Q4_K>(s, row, from, to, out),
-            Format::Q5_K => blocks::dequantize::<S, blocks::Q5_K>(s, row, from, to, out),
-            Format::Q6_K => blocks::dequantize::<S, blocks::Q6_K>(s, row, from, to, out),
-            Format::Q2_K => blocks::dequantize::<S, blocks::Q2_K>(s, row, from, to, out),
-            Format::Q3_K => blocks::dequantize::<S, blocks::Q3_K>(s, row, from, to, out),
-            Format::IQ4_NL => blocks::dequantize::<S, blocks::IQ4_NL>(s, row, from, to, out),
-            Format::IQ4_XS => blocks::dequantize::<S, blocks::IQ4_XS>(s, row, from, to, out),
+            Format::Q4_0 => blocks::<S, formats::Q4_0>(s, row, from, to, out),
+            Format::Q4_1 => blocks::<S, formats::Q4_1>(s, row, from, to, out),
+            Format::Q5_0 => blocks::<S, formats::Q5_0>(s, row, from, to, out),
+            Format::Q5_1 => blocks::<S, formats::Q5_1>(s, row, from, to, out),
+            Format::Q8_0 => blocks::<S, formats::Q8_0>(s, row, from, to, out),
+            Format::Q4_K => blocks::<S, formats::Q4_K>(s, row, from, to, out),
+            Format::Q5_K => blocks::<S, formats::Q5_K>(s, row, from, to, out),
+            Format::Q6_K => blocks::<S, formats::Q6_K>(s, row, from, to, out),
+            Format::Q2_K => blocks::<S, formats::Q2_K>(s, row, from, to, out),
+            Format::Q3_K => blocks::<S, formats::Q3_K>(s, row, from, to, out),
+            Format::IQ4_NL => blocks::<S, formats::IQ4_NL>(s, row, from, to, out),
+            Format::IQ4_XS => blocks::<S, formats::IQ4_XS>(s, row, from, to, out),
         }
     }
 }
@@ -74,6 +75,45 @@ unsafe fn floats<S: Simd, T: Copy + Default>(
             s.store(out.add(i - from), v);
         }
         i += LANES;
+    }
+}
+
+/// Writes the values `from..to` of a row to `out` as f32, rounded as the format's formula says (scale times
+/// integer, then plus the minimum, never fused). `from` is a multiple of 512.
+///
+/// # Safety
+/// The values must lie within the row, `out` must be writable for `to - from` values rounded up to 64.
+#[inline(always)]
+unsafe fn blocks<S: Simd, B: Block>(s: S, row: *const u8, from: usize, to: usize, out: *mut f32) {
+    let mut value = from;
+    while value < to {
+        let sub = value / B::SUB;
+        let n = ((to - value) / B::SUB).min(CHUNK_SUBS);
+        let (mut scale, mut min) = ([0.0; LANES], [0.0; LANES]);
+        // SAFETY: chunk by chunk inside the row and inside `out`; the arrays hold what is read from them.
+        unsafe {
+            let chunk = B::scales(s, row, sub, n);
+            s.store(scale.as_mut_ptr(), chunk.scale);
+            s.store(min.as_mut_ptr(), chunk.min);
+            for step in 0..(n * B::SUB).div_ceil(STEP) {
+                let at = value + step * STEP;
+                let mut q = [0_u8; STEP];
+                s.store_bytes(q.as_mut_ptr(), B::bytes(s, row, at, at + 32 >= to));
+                for i in 0..STEP / LANES {
+                    let sub = ((step * STEP + i * LANES) / B::SUB).min(LANES - 1);
+                    let p = q.as_ptr().add(i * LANES);
+                    let integers = if B::SIGNED {
+                        s.load_i8(p.cast())
+                    } else {
+                        s.sub_i32(s.load_u8(p), s.splat_i32(i32::from(B::OFFSET)))
+                    };
+                    let w = s.mul(s.splat(scale[sub]), s.from_i32(integers));
+                    let w = if B::HAS_MIN { s.add(w, s.splat(min[sub])) } else { w };
+                    s.store(out.add(at - from + i * LANES), w);
+                }
+            }
+        }
+        value += n * B::SUB;
     }
 }
 

@@ -130,16 +130,19 @@ impl Product for Widened {
         for r in 0..R {
             x[r] = job.x.f32_row(i[r])[..k.next_multiple_of(LANES)].as_ptr();
         }
-        let mut buffer = [0.0_f32; CHUNK];
+        // Every chunk is written before it is read; zeros would be as much work as the chunk.
+        let mut buffer = std::mem::MaybeUninit::<[f32; CHUNK]>::uninit();
+        let buffer = buffer.as_mut_ptr().cast::<f32>();
         let mut acc = [[s.splat(0.0); 4]; R];
         for from in (0..k).step_by(CHUNK) {
             let to = (from + CHUNK).min(k);
-            // SAFETY: from..to is inside the row, the buffer holds a chunk, x is padded to whole vectors.
+            // SAFETY: from..to is inside the row, the buffer holds a chunk and is written to whole vectors before it is read, x
+            // is padded to whole vectors.
             unsafe {
-                dequantize_row(s, format, row.as_ptr(), from, to, buffer.as_mut_ptr());
+                dequantize_row(s, format, row.as_ptr(), from, to, buffer);
                 for r in 0..R {
                     let vectors = (to - from).div_ceil(LANES);
-                    acc[r] = vector_products(s, buffer.as_ptr(), x[r].add(from), vectors, acc[r]);
+                    acc[r] = vector_products(s, buffer, x[r].add(from), vectors, acc[r]);
                 }
             }
         }

@@ -2,19 +2,9 @@
 
 #![allow(unsafe_code)]
 
-use super::{Block, Scales};
+use super::{Block, Scales, splat_f16};
 use crate::quant::Format;
-use crate::simd::{LANES, Simd};
-
-/// All lanes the f16 at `p`.
-///
-/// # Safety
-/// `p` must be readable for 2 bytes.
-#[inline(always)]
-unsafe fn splat_f16<S: Simd>(s: S, p: *const u8) -> S::F32 {
-    // SAFETY: the caller's promise; the array holds 16 elements.
-    unsafe { s.load_f16([p.cast::<u16>().read_unaligned(); LANES].as_ptr()) }
-}
+use crate::simd::Simd;
 
 /// The 2-bit integers of 64 values: bits 2t and 2t + 1 of the 32 bytes at `p` belong to values 32t..32t + 32 of their
 /// half block, and `upper` tells whether t is 2 and 3 or 0 and 1.
@@ -27,6 +17,18 @@ unsafe fn pairs_of_bits<S: Simd>(s: S, p: *const u8, upper: i32) -> S::Bytes {
     let v = unsafe { s.load_quarters([p, p.add(16), p, p.add(16)]) };
     let (a, b) = (4 * upper, 4 * upper + 2);
     s.and(s.shift_quarters(v, [a, a, b, b]), s.splat_cell(0x0303_0303))
+}
+
+/// The 2-bit integers of a stripe, from the 32 bytes at `p`.
+///
+/// # Safety
+/// 32 bytes must be readable at `p`.
+#[inline(always)]
+unsafe fn stripe_pairs<S: Simd>(s: S, p: *const u8) -> [S::Bytes; 2] {
+    let pair = s.splat_cell(0x0303_0303);
+    // SAFETY: the caller's promise.
+    let [low, high] = unsafe { [s.load_quarters([p; 4]), s.load_quarters([p.add(16); 4])] };
+    [s.and(s.shift_quarters(low, [0, 2, 4, 6]), pair), s.and(s.shift_quarters(high, [0, 2, 4, 6]), pair)]
 }
 
 /// 256 values, 2 bits, scales and mins of 4 bits for every 16.
@@ -43,9 +45,11 @@ impl Block for Q2_K {
         // SAFETY: a chunk is one block: 16 scales and mins, d at byte 80, dmin at byte 82.
         unsafe {
             let block = row.add(sub / 16 * 84);
-            let both = block.cast::<[u8; 16]>().read();
-            let scales = s.from_i32(s.load_u8(both.map(|b| b & 15).as_ptr()));
-            let mins = s.from_i32(s.load_u8(both.map(|b| b >> 4).as_ptr()));
+            // A byte has the scale in its low and the minimum in its high nibble.
+            let both = u128::from_le_bytes(block.cast::<[u8; 16]>().read());
+            let nibble = u128::from_le_bytes([15; 16]);
+            let scales = s.from_i32(s.load_u8((both & nibble).to_le_bytes().as_ptr()));
+            let mins = s.from_i32(s.load_u8((both >> 4 & nibble).to_le_bytes().as_ptr()));
             let (d, dmin) = (splat_f16(s, block.add(80)), splat_f16(s, block.add(82)));
             Scales { scale: s.mul(d, scales), min: s.mul(s.mul(s.splat(-1.0), dmin), mins) }
         }
@@ -59,6 +63,30 @@ impl Block for Q2_K {
             pairs_of_bits(s, p, (value % 128 / 64) as i32)
         }
     }
+
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
+        // SAFETY: half a block of the row.
+        unsafe { stripe_pairs(s, row.add(value / 256 * 84 + 16 + value % 256 / 4)) }
+    }
+}
+
+/// The scales of a Q3_K block as bytes: low nibbles of bytes 0..8 and then their high nibbles, and above them bits 2t and
+/// 2t + 1 of bytes 8..12 for scales 4t..4t + 4.
+#[inline(always)]
+fn unpack_scales(p: [u8; 12]) -> [u32; 4] {
+    let a = u32::from_le_bytes([p[0], p[1], p[2], p[3]]);
+    let b = u32::from_le_bytes([p[4], p[5], p[6], p[7]]);
+    let c = u32::from_le_bytes([p[8], p[9], p[10], p[11]]);
+    let (nibble, pair) = (0x0f0f_0f0f, 0x3030_3030);
+    let scales = [
+        (a & nibble) | (c << 4 & pair),
+        (b & nibble) | (c << 2 & pair),
+        (a >> 4 & nibble) | (c & pair),
+        (b >> 4 & nibble) | (c >> 2 & pair),
+    ];
+    // As they lie in memory.
+    [scales[0].to_le(), scales[1].to_le(), scales[2].to_le(), scales[3].to_le()]
 }
 
 /// 256 values, 3 bits around 4, scales of 6 bits for every 16.
@@ -76,14 +104,8 @@ impl Block for Q3_K {
         // SAFETY: a chunk is one block: twelve bytes of scales at byte 96, then d.
         unsafe {
             let block = row.add(sub / 16 * 110);
-            let p = block.add(96).cast::<[u8; 12]>().read();
-            // Low nibbles of bytes 0..8 and then high nibbles; above them, bits 2t and 2t + 1 of bytes 8..12.
-            let mut scales = [0_u8; LANES];
-            for i in 0..LANES {
-                let low = p[i % 8] >> (i / 8 * 4) & 15;
-                scales[i] = low | (p[8 + i % 4] >> (i / 4 * 2) & 3) << 4;
-            }
-            let scales = s.sub_i32(s.load_u8(scales.as_ptr()), s.splat_i32(32));
+            let scales = s.load_u8(unpack_scales(block.add(96).cast::<[u8; 12]>().read()).as_ptr().cast());
+            let scales = s.sub_i32(scales, s.splat_i32(32));
             let d = splat_f16(s, block.add(108));
             Scales { scale: s.mul(d, s.from_i32(scales)), min: s.splat(0.0) }
         }
@@ -101,5 +123,26 @@ impl Block for Q3_K {
         // Bit t of a byte belongs to values 32t..32t + 32 and goes to bit 2.
         let a = (value % 256 / 32) as i32 - 2;
         s.or(low, s.and(s.shift_quarters(high, [a, a, a + 1, a + 1]), s.splat_cell(0x0404_0404)))
+    }
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
+        let second = !value.is_multiple_of(256);
+        let third = s.splat_cell(0x0404_0404);
+        // SAFETY: half a block of the row, and the third bits of all of it.
+        unsafe {
+            let h = row.add(value / 256 * 110);
+            let mut bytes = stripe_pairs(s, h.add(if second { 64 } else { 32 }));
+            for i in 0..2 {
+                // Bit b of these bytes belongs to group b of the block.
+                let high = s.load_quarters([h.add(16 * i); 4]);
+                let bit = if second {
+                    s.shift_quarters(high, [2, 3, 4, 5])
+                } else {
+                    s.shift_quarters(high, [-2, -1, 0, 1])
+                };
+                bytes[i] = s.or(bytes[i], s.and(bit, third));
+            }
+            bytes
+        }
     }
 }

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::{Block, Scales, block_pair, gather_f16, nibbles};
+use super::legacy::{block_pair, gather_f16, legacy_scales, nibbles, stripe_nibbles};
+use super::{Block, Scales, dealt_stripe, splat_f16};
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
 
@@ -39,6 +40,49 @@ impl Block for IQ4_NL {
         let index = unsafe { nibbles(s, block_pair(row, value, half, 18).map(|p| p.add(2))) };
         s.lookup16(NONLINEAR, index)
     }
+
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> [S::Bytes; 2] {
+        // SAFETY: four blocks of the row, each with 16 bytes after d.
+        unsafe {
+            if groups < 4 {
+                return dealt_stripe::<S, Self>(s, row, value, groups);
+            }
+            let [low, high] = stripe_nibbles::<S, 18>(s, row.add(value / 32 * 18 + 2));
+            [s.lookup16(NONLINEAR, low), s.lookup16(NONLINEAR, high)]
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> S::F32 {
+        // SAFETY: these blocks are of the row; a block starts with d.
+        unsafe { legacy_scales::<S, 18, false>(s, row.add(value / 32 * 18), groups) }
+    }
+}
+
+/// The scales of an IQ4_XS block, whose d is at `p`, as bytes around 32: bits 2i and 2i + 1 of two bytes atop nibble i of
+/// four.
+///
+/// # Safety
+/// 8 bytes must be readable at `p`.
+#[inline(always)]
+unsafe fn unpack_scales(p: *const u8) -> u64 {
+    // SAFETY: the caller's promise.
+    let (upper, lower) = unsafe {
+        (
+            u16::from_le_bytes(p.add(2).cast::<[u8; 2]>().read()),
+            u32::from_le_bytes(p.add(4).cast::<[u8; 4]>().read()),
+        )
+    };
+    // Halves move apart until each piece has a byte of its own.
+    let (mut lower, mut upper) = (u64::from(lower), u64::from(upper));
+    lower = (lower | lower << 16) & 0x0000_ffff_0000_ffff;
+    lower = (lower | lower << 8) & 0x00ff_00ff_00ff_00ff;
+    lower = (lower | lower << 4) & 0x0f0f_0f0f_0f0f_0f0f;
+    upper = (upper | upper << 24) & 0x0000_00ff_0000_00ff;
+    upper = (upper | upper << 12) & 0x000f_000f_000f_000f;
+    upper = (upper | upper << 6) & 0x0303_0303_0303_0303;
+    (lower | upper << 4).to_le()
 }
 
 /// 256 values, 4-bit indices into a table of signed bytes, scales of 6 bits.
@@ -53,25 +97,20 @@ impl Block for IQ4_XS {
 
     #[inline(always)]
     unsafe fn scales<S: Simd>(s: S, row: *const u8, sub: usize, n: usize) -> Scales<S> {
-        let (mut heads, mut scales) = ([0_u16; LANES], [0_u8; LANES]);
+        let (mut heads, mut scales) = ([0_u16; LANES], [0_u64; 2]);
         for block in 0..n / 8 {
-            // SAFETY: the block begins with d, sixteen upper bits of scales and four bytes of lower ones.
-            let (upper, lower) = unsafe {
+            // SAFETY: the block begins with d and its scales.
+            unsafe {
                 let p = row.add((sub / 8 + block) * 136);
                 heads[block] = p.cast::<u16>().read_unaligned();
-                let upper = u16::from_le_bytes(p.add(2).cast::<[u8; 2]>().read());
-                (upper, u32::from_le_bytes(p.add(4).cast::<[u8; 4]>().read()))
-            };
-            for i in 0..8 {
-                let scale = (lower >> (4 * i) & 15) as u8 | ((upper >> (2 * i) & 3) as u8) << 4;
-                scales[8 * block + i] = scale;
+                scales[block] = unpack_scales(p);
             }
         }
         let mut d = [0.0; LANES];
         // SAFETY: the arrays hold 16 elements, 16 bytes, 2 elements.
         unsafe {
             s.store(d.as_mut_ptr(), s.load_f16(heads.as_ptr()));
-            let scales = s.sub_i32(s.load_u8(scales.as_ptr()), s.splat_i32(32));
+            let scales = s.sub_i32(s.load_u8(scales.as_ptr().cast()), s.splat_i32(32));
             Scales { scale: s.mul(s.spread2(d.as_ptr()), s.from_i32(scales)), min: s.splat(0.0) }
         }
     }
@@ -84,5 +123,24 @@ impl Block for IQ4_XS {
             nibbles(s, [p, p.add(16)])
         };
         s.lookup16(NONLINEAR, index)
+    }
+    #[inline(always)]
+    unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
+        let nibble = s.splat_cell(0x0f0f_0f0f);
+        // SAFETY: half a block of the row: 64 bytes, a quarter for each group.
+        let v = unsafe { s.load_bytes(row.add(value / 256 * 136 + 8 + value % 256 / 2)) };
+        let high = s.shift_quarters(v, [4; 4]);
+        [s.lookup16(NONLINEAR, s.and(v, nibble)), s.lookup16(NONLINEAR, s.and(high, nibble))]
+    }
+
+    #[inline(always)]
+    unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> S::F32 {
+        // SAFETY: a block of the row; the array holds 16 bytes, of which the upper half becomes zeros.
+        unsafe {
+            let p = row.add(value / 256 * 136);
+            let scales = [unpack_scales(p), 0x2020_2020_2020_2020];
+            let scales = s.sub_i32(s.load_u8(scales.as_ptr().cast()), s.splat_i32(32));
+            s.mul(splat_f16(s, p), s.from_i32(scales))
+        }
     }
 }
