@@ -13,6 +13,8 @@
 //!
 //! The few operations per row that are not per element (mean, root, reciprocal) are done in f64.
 
+mod prepared;
+
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef, for_rows};
@@ -242,6 +244,11 @@ fn check_eps(op: &'static str, eps: f32) -> Result<(), KernelError> {
     Err(KernelError::Value { op, what: "eps", found: eps.to_string(), allowed: "finite numbers from 0 up" })
 }
 
+fn check_weight(op: &'static str, x: MatRef<'_>, weight: &[f32], eps: f32) -> Result<(), KernelError> {
+    check_eps(op, eps)?;
+    require(op, "weight.len", x.cols(), weight.len())
+}
+
 fn check(
     op: &'static str,
     x: MatRef<'_>,
@@ -249,8 +256,7 @@ fn check(
     eps: f32,
     out: &MatMut<'_>,
 ) -> Result<(), KernelError> {
-    check_eps(op, eps)?;
-    require(op, "weight.len", x.cols(), weight.len())?;
+    check_weight(op, x, weight, eps)?;
     require(op, "out.cols", x.cols(), out.cols())?;
     require(op, "out.rows", x.rows(), out.rows())
 }

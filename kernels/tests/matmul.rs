@@ -162,7 +162,7 @@ impl Problem {
 }
 
 fn forms() -> [Forms; 2] {
-    [Forms::EXACT, Forms { int8: true, bf16: true, ..Forms::EXACT }]
+    [Forms::EXACT, Forms { int8: true, halves: true, bf16: true, ..Forms::EXACT }]
 }
 
 proptest! {
@@ -360,7 +360,7 @@ fn wrong_shapes_are_refused_with_both_values() {
     assert!(kernels.prepare(&Team::serial(), &mut x, int8).unwrap_err().to_string().contains("forms"));
 }
 
-const INT8: Forms = Forms { int8: true, ..Forms::EXACT };
+const INT8: Forms = Forms { int8: true, halves: true, ..Forms::EXACT };
 
 /// What int8 groups in two terms leave over is at most half a step of the second: max |x| / (2 * 127 * 254) per value.
 #[test]

@@ -63,12 +63,11 @@ pub enum Path {
 
 impl Path {
     fn choose(format: Format, made: Forms) -> Self {
-        if format.is_block_quantized() && made.int8 {
-            Path::Int8
-        } else if format == Format::BF16 && made.bf16 {
-            Path::Bf16
-        } else {
-            Path::F32
+        let narrow = Forms::fast(format);
+        match made.include(narrow) {
+            true if narrow.int8 => Path::Int8,
+            true if narrow.bf16 => Path::Bf16,
+            _ => Path::F32,
         }
     }
 }
@@ -155,9 +154,10 @@ impl Kernels {
     ///
     /// Shapes: `x` is `m x k`, `weights` `n x k` in any [`Format`], `out` `m x n` with any row stride.
     ///
-    /// Block-quantized weights are multiplied with the int8 groups if [`Kernels::prepare`] made them, bf16 weights
-    /// with bf16 rows if made; everything else computes in f32. The accumulator is always f32 (int8: exact i32 within
-    /// a group). Error: at most `gamma_(k+2) sum |x w|` against the values that were really multiplied.
+    /// Block-quantized weights are multiplied with the int8 groups if [`Kernels::prepare`] made them (with halves where the
+    /// format asks for them: see [`Forms::fast`]), bf16 weights with bf16 rows if made; everything else computes in f32.
+    /// The accumulator is always f32 (int8: exact i32 within a group). Error: at most `gamma_(k+2) sum |x w|` against the
+    /// values that were really multiplied.
     ///
     /// NaN and infinity follow IEEE and stay within their row of x or of the weights. `m = 0` does nothing, `k = 0`
     /// gives bias (plus `out`).

@@ -3,16 +3,21 @@
 mod activations;
 pub(crate) mod blocks;
 mod format;
+mod forms;
+mod groups;
+mod int8_row;
+mod prepare;
 mod quantize;
 mod rows;
 mod weights;
 
-pub use activations::{Activations, Forms, Remainder};
+pub use activations::Activations;
 pub use format::Format;
+pub use forms::{Forms, Remainder};
 pub use quantize::quantize_weights;
 pub use weights::QuantWeights;
 
-pub(crate) use activations::{
-    Groups, QuantizedRow, factor_at, half_group_at, quantize_remainder, quantize_row, to_bf16_row,
-};
+pub(crate) use groups::{Groups, factor_at, half_group_at};
+pub(crate) use int8_row::{QuantizedRow, quantize_remainder, quantize_row};
+pub(crate) use prepare::to_bf16_row;
 pub(crate) use rows::{dequantize_row, embed};

@@ -35,7 +35,7 @@ pub(super) fn dequantize_row(sweep: &mut Sweep) {
 
 /// Activations to both forms.
 pub(super) fn prepare(sweep: &mut Sweep) {
-    const FORMS: Forms = Forms { int8: true, bf16: true, ..Forms::EXACT };
+    const FORMS: Forms = Forms { int8: true, halves: true, bf16: true, ..Forms::EXACT };
     let mut random = Random::new(11);
     for groups in sweep.choose(vec![1, 2, 9], (1..20).collect()) {
         let k = 32 * groups;
@@ -58,7 +58,15 @@ pub(super) fn prepare(sweep: &mut Sweep) {
                     let q = [0, 1].map(|half| &a.i8_row(i)[half_group_at(g, half)..][..16]).concat();
                     let factors = &a.by32.factors[2 * i * a.by32.stride + factor_at(32, g)..];
                     let sum: i32 = want.q.iter().sum();
-                    let right = q.iter().map(|q| i32::from(*q)).eq(want.q.iter().copied())
+                    let halves = [0, 1].map(|half| {
+                        let factors = &a.by16.factors[2 * i * a.by16.stride + factor_at(16, 2 * g + half)..];
+                        let sum: i32 = want.q[16 * half..][..16].iter().sum();
+                        factors[0].to_bits() == want.scale.to_bits()
+                            && a.by16.sum[i * a.by16.stride + 2 * g + half] == sum
+                            && factors[16] == want.scale * sum as f32
+                    });
+                    let right = halves == [true; 2]
+                        && q.iter().map(|q| i32::from(*q)).eq(want.q.iter().copied())
                         && factors[0].to_bits() == want.scale.to_bits()
                         && a.by32.sum[i * a.by32.stride + g] == sum
                         && factors[8] == want.scale * sum as f32;

@@ -147,6 +147,20 @@ unsafe fn narrow_bf16_16(v: Floats) -> __m256i {
     }
 }
 
+/// The lanes of `a`, then those of `b`, as bytes with saturation.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn narrow_i8_32(a: Ints, b: Ints) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe {
+        // Packing works inside 128-bit lanes: a0..4 a8..12 b0..4 b8..12, and the same from 4 on.
+        let bytes = _mm256_packs_epi16(_mm256_packs_epi32(a.0, a.1), _mm256_packs_epi32(b.0, b.1));
+        _mm256_permutevar8x32_epi32(bytes, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7))
+    }
+}
+
 impl Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -299,6 +313,7 @@ macro_rules! avx2_token {
                     let bytes = _mm_packs_epi16(_mm256_castsi256_si128(words), _mm256_extracti128_si256::<1>(words));
                     _mm_storeu_si128(p.cast(), _mm_shuffle_epi32::<0b11_01_10_00>(bytes))
                 }
+                fn narrow_i8(v: [Ints; 4]) -> Ints { (narrow_i8_32(v[0], v[1]), narrow_i8_32(v[2], v[3])) }
                 unsafe fn load_bytes(p: *const u8) -> Ints {
                     (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(32).cast()))
                 }

@@ -312,6 +312,12 @@ macro_rules! avx512_token {
                 unsafe fn load_u8(p: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
                 unsafe fn load_i8(p: *const i8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
                 unsafe fn store_i8(p: *mut i8, v: __m512i) -> () { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(v)) }
+                fn narrow_i8(v: [__m512i; 4]) -> __m512i {
+                    // Packing works inside quarters: each comes out with four bytes of every vector.
+                    let (a, b) = (_mm512_packs_epi32(v[0], v[1]), _mm512_packs_epi32(v[2], v[3]));
+                    let index = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+                    _mm512_permutexvar_epi32(index, _mm512_packs_epi16(a, b))
+                }
                 unsafe fn load_bytes(p: *const u8) -> __m512i { _mm512_loadu_si512(p.cast()) }
                 unsafe fn store_bytes(p: *mut u8, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }
                 unsafe fn load_quarters(p: [*const u8; 4]) -> __m512i {

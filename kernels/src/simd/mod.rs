@@ -195,6 +195,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// # Safety
     /// `p` must be writable for 16 bytes.
     unsafe fn store_i8(self, p: *mut i8, v: Self::I32);
+    /// Narrows to i8 with saturation: quarter i holds the lanes of `v[i]`.
+    fn narrow_i8(self, v: [Self::I32; 4]) -> Self::Bytes;
 
     /// # Safety
     /// `p` must be readable for 64 bytes.

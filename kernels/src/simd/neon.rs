@@ -108,6 +108,20 @@ unsafe fn narrow_bf16_4(x: float32x4_t) -> uint16x4_t {
     }
 }
 
+/// Sixteen lanes as bytes with saturation.
+///
+/// # Safety
+/// The CPU must have NEON.
+#[inline(always)]
+unsafe fn narrow_i8_16(v: Ints) -> int8x16_t {
+    // SAFETY: the caller's promise.
+    unsafe {
+        let lo = vqmovn_high_s32(vqmovn_s32(v[0]), v[1]);
+        let hi = vqmovn_high_s32(vqmovn_s32(v[2]), v[3]);
+        vqmovn_high_s16(vqmovn_s16(lo), hi)
+    }
+}
+
 /// Adds to each lane the dot product of its four signed bytes.
 ///
 /// # Safety
@@ -246,11 +260,8 @@ unsafe impl Simd for Neon {
             let (lo, hi) = (vmovl_s8(vget_low_s8(bytes)), vmovl_high_s8(bytes));
             [vmovl_s16(vget_low_s16(lo)), vmovl_high_s16(lo), vmovl_s16(vget_low_s16(hi)), vmovl_high_s16(hi)]
         }
-        unsafe fn store_i8(p: *mut i8, v: Ints) -> () {
-            let lo = vqmovn_high_s32(vqmovn_s32(v[0]), v[1]);
-            let hi = vqmovn_high_s32(vqmovn_s32(v[2]), v[3]);
-            vst1q_s8(p, vqmovn_high_s16(vqmovn_s16(lo), hi));
-        }
+        unsafe fn store_i8(p: *mut i8, v: Ints) -> () { vst1q_s8(p, narrow_i8_16(v)) }
+        fn narrow_i8(v: [Ints; 4]) -> Bytes { each(v, |v| vreinterpretq_u8_s8(narrow_i8_16(v))) }
         unsafe fn load_bytes(p: *const u8) -> Bytes { each([0, 16, 32, 48], |i| vld1q_u8(p.add(i))) }
         unsafe fn store_bytes(p: *mut u8, v: Bytes) -> () {
             zip([0, 16, 32, 48], v, |i, v| vst1q_u8(p.add(i), v));

@@ -267,6 +267,17 @@ unsafe impl Simd for Portable {
     }
 
     #[inline(always)]
+    fn narrow_i8(self, v: [Ints; 4]) -> [u8; 64] {
+        let mut out = [0; 64];
+        for (out, v) in out.chunks_exact_mut(16).zip(v) {
+            for (out, x) in out.iter_mut().zip(int_lanes(v)) {
+                *out = (x.clamp(-128, 127) as i8).cast_unsigned();
+            }
+        }
+        out
+    }
+
+    #[inline(always)]
     unsafe fn load_bytes(self, p: *const u8) -> [u8; 64] {
         // SAFETY: the caller promised 64 readable bytes.
         unsafe { p.cast::<[u8; 64]>().read() }

@@ -314,6 +314,9 @@ fn integers<S: Simd>(s: S, f: &mut Findings) {
         // SAFETY: 16 bytes.
         unsafe { s.store_i8(narrow.as_mut_ptr(), va) };
         f.equal("store_i8", narrow, a.map(|a| a.clamp(-128, 127) as i8));
+        let four = s.narrow_i8([va, vb, vha, vhb]);
+        let want = from_fn(|i| [a, b, ha, hb][i / LANES][i % LANES].clamp(-128, 127) as u8);
+        f.equal("narrow_i8", bytes_out(s, four), want);
         let bytes: [u8; LANES] = from_fn(|i| a[i] as u8);
         // SAFETY: 16 bytes.
         f.equal("load_u8", ints_out(s, unsafe { s.load_u8(bytes.as_ptr()) }), bytes.map(i32::from));

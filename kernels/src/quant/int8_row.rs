@@ -1,0 +1,284 @@
+//! Leaves: a row of activations to int8 groups, 16 groups at a time.
+//!
+//! Scales are computed for sixteen groups in the lanes of one vector. So that nothing is added or compared across lanes,
+//! what is to be folded comes together in a 4 x 4 arrangement: stripes by quarters of partial results of four groups,
+//! of which four loads of quarters pick the same quarter of all stripes.
+
+#![allow(unsafe_code)]
+
+use super::Remainder;
+use super::blocks::{SPAN, STRIPE};
+use super::groups::{GROUP, GroupsRow, factor_at, half_group_at};
+use crate::simd::{LANES, Simd};
+
+/// Values whose groups have their scales in one vector: four stripes, two spans.
+const CHUNK: usize = LANES * GROUP;
+
+/// Where a leaf writes one row.
+pub(crate) struct QuantizedRow<'a> {
+    pub(crate) q: &'a mut [i8],
+    pub(crate) by32: GroupsRow<'a>,
+    /// Empty where they are not wanted.
+    pub(crate) by16: GroupsRow<'a>,
+    /// Whether the row's largest magnitude is an outlier.
+    pub(crate) has_outlier: bool,
+}
+
+/// The lanes as they lie in memory.
+#[inline(always)]
+fn cells<S: Simd>(s: S, v: S::F32) -> S::Bytes {
+    let mut lanes = [0.0_f32; LANES];
+    // SAFETY: 16 f32 are 64 bytes.
+    unsafe {
+        s.store(lanes.as_mut_ptr(), v);
+        s.load_bytes(lanes.as_ptr().cast())
+    }
+}
+
+/// The lanes that lie in memory like this.
+#[inline(always)]
+fn floats<S: Simd>(s: S, v: S::Bytes) -> S::F32 {
+    let mut lanes = [0.0_f32; LANES];
+    // SAFETY: 16 f32 are 64 bytes.
+    unsafe {
+        s.store_bytes(lanes.as_mut_ptr().cast(), v);
+        s.load(lanes.as_ptr())
+    }
+}
+
+/// Quarter q of each of four stripes of partial results.
+#[inline(always)]
+fn quarters<S: Simd>(s: S, partial: &[[f32; LANES]; 4], q: usize) -> S::Bytes {
+    assert!(q < 4);
+    // SAFETY: four lanes from 4 q on of each array.
+    unsafe {
+        s.load_quarters([
+            partial[0].as_ptr().add(4 * q).cast(),
+            partial[1].as_ptr().add(4 * q).cast(),
+            partial[2].as_ptr().add(4 * q).cast(),
+            partial[3].as_ptr().add(4 * q).cast(),
+        ])
+    }
+}
+
+/// Sums of the sixteen groups of four that lie in a row.
+#[inline(always)]
+fn sums_of_quarters<S: Simd>(s: S, partial: &[[f32; LANES]; 4]) -> S::F32 {
+    let groups =
+        [quarters(s, partial, 0), quarters(s, partial, 1), quarters(s, partial, 2), quarters(s, partial, 3)];
+    let [a, b, c, d] = s.transpose_4x4(groups);
+    s.add(s.add(floats(s, a), floats(s, b)), s.add(floats(s, c), floats(s, d)))
+}
+
+/// Largest magnitudes of the 16 groups from `x` on, of which there are `stripes` of four; zeros for the others.
+///
+/// # Safety
+/// `x` must be readable for `stripes <= 4` stripes.
+#[inline(always)]
+unsafe fn largest_of_groups<S: Simd>(s: S, x: *const f32, stripes: usize) -> S::F32 {
+    let mut partial = [[0.0_f32; LANES]; 4];
+    for stripe in 0..stripes.min(4) {
+        let mut groups = [s.splat_cell(0); 4];
+        for g in 0..4 {
+            // SAFETY: a group of the stripe.
+            let (a, b) = unsafe {
+                let x = x.add(stripe * STRIPE + g * GROUP);
+                (s.load(x), s.load(x.add(LANES)))
+            };
+            groups[g] = cells(s, s.max(s.max(a, b), s.sub(s.splat(0.0), s.min(a, b))));
+        }
+        let [a, b, c, d] = s.transpose_4x4(groups);
+        let largest = s.max(s.max(floats(s, a), floats(s, b)), s.max(floats(s, c), floats(s, d)));
+        // SAFETY: sixteen lanes.
+        unsafe { s.store(partial[stripe].as_mut_ptr(), largest) };
+    }
+    let (a, b) = (floats(s, quarters(s, &partial, 0)), floats(s, quarters(s, &partial, 1)));
+    let (c, d) = (floats(s, quarters(s, &partial, 2)), floats(s, quarters(s, &partial, 3)));
+    s.max(s.max(a, b), s.max(c, d))
+}
+
+impl QuantizedRow<'_> {
+    #[inline(always)]
+    fn check(&self, len: usize) {
+        let groups = len.div_ceil(CHUNK) * LANES;
+        assert!(self.q.len() == len && len.is_multiple_of(STRIPE));
+        assert!(self.by32.sum.len() >= groups && self.by32.factors.len() == 2 * self.by32.sum.len());
+        assert!(self.by16.sum.is_empty() || self.by16.sum.len() >= 2 * groups);
+        assert!(self.by16.factors.len() == 2 * self.by16.sum.len());
+    }
+
+    /// Quantizes the 16 groups from value `at`, which are at `x`; their scales. Groups beyond the `stripes` that the row
+    /// has from there get zeros.
+    ///
+    /// # Safety
+    /// `x` must be readable for the stripes, which [`check`](QuantizedRow::check)ed rows must have.
+    #[inline(always)]
+    unsafe fn put<S: Simd>(&mut self, s: S, at: usize, x: *const f32, stripes: usize) -> S::F32 {
+        let (zero, ones) = (s.splat(0.0), s.splat_cell(0x0101_0101));
+        // SAFETY: the caller's promise.
+        let scale = unsafe { s.div(largest_of_groups(s, x, stripes), s.splat(127.0)) };
+        let inverse = s.select_lt(s.splat(f32::MIN_POSITIVE), scale, s.div(s.splat(1.0), scale), zero);
+        let (mut scales, mut inverses) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        // Partial sums of the integers, of first and of second halves.
+        let mut partial = [[[0.0_f32; LANES]; 4]; 2];
+        // SAFETY: sixteen lanes each; stripes and halves within the row, as the caller promised.
+        unsafe {
+            s.store(scales.as_mut_ptr(), scale);
+            s.store(inverses.as_mut_ptr(), inverse);
+            for stripe in 0..stripes.min(4) {
+                for half in 0..2 {
+                    let mut v = [s.splat_i32(0); 4];
+                    for g in 0..4 {
+                        let x = s.load(x.add(stripe * STRIPE + g * GROUP + half * LANES));
+                        v[g] = s.to_i32(s.mul(x, s.splat(inverses[4 * stripe + g])));
+                    }
+                    let q = s.narrow_i8(v);
+                    s.store_bytes(self.q.as_mut_ptr().add(at + stripe * STRIPE + half * 64).cast(), q);
+                    let sum = s.from_i32(s.dot_u8i8(s.splat_i32(0), ones, q));
+                    s.store(partial[half][stripe].as_mut_ptr(), sum);
+                }
+            }
+        }
+        // Sums of at most 32 small integers: exact in f32.
+        let halves = [sums_of_quarters(s, &partial[0]), sums_of_quarters(s, &partial[1])];
+        let sum = s.add(halves[0], halves[1]);
+        let (mut sums, mut scaled) = ([0.0_f32; LANES], [0.0_f32; LANES]);
+        // SAFETY: sixteen lanes each.
+        unsafe {
+            s.store(sums.as_mut_ptr(), sum);
+            s.store(scaled.as_mut_ptr(), s.mul(scale, sum));
+        }
+        let group = at / GROUP;
+        let factors = &mut self.by32.factors[2 * group..][..2 * LANES];
+        for (span, factors) in factors.chunks_exact_mut(2 * SPAN / GROUP).enumerate() {
+            factors[..8].copy_from_slice(&scales[8 * span..][..8]);
+            factors[8..].copy_from_slice(&scaled[8 * span..][..8]);
+        }
+        whole(&sums, &mut self.by32.sum[group..][..LANES]);
+        if !self.by16.sum.is_empty() {
+            self.put_halves(s, group, &scales, scale, halves);
+        }
+        scale
+    }
+
+    /// The constants of the 32 half groups from group `group` on.
+    #[inline(always)]
+    fn put_halves<S: Simd>(
+        &mut self,
+        s: S,
+        group: usize,
+        scales: &[f32; LANES],
+        scale: S::F32,
+        halves: [S::F32; 2],
+    ) {
+        let (mut sums, mut scaled) = ([[0.0_f32; LANES]; 2], [[0.0_f32; LANES]; 2]);
+        for half in 0..2 {
+            // SAFETY: sixteen lanes each.
+            unsafe {
+                s.store(sums[half].as_mut_ptr(), halves[half]);
+                s.store(scaled[half].as_mut_ptr(), s.mul(scale, halves[half]));
+            }
+        }
+        let factors = &mut self.by16.factors[4 * group..][..4 * LANES];
+        let sum = &mut self.by16.sum[2 * group..][..2 * LANES];
+        let spans = factors.chunks_exact_mut(2 * LANES).zip(sum.chunks_exact_mut(LANES));
+        for (span, (factors, sum)) in spans.enumerate() {
+            let mut in_turn = [0.0_f32; LANES];
+            for i in 0..LANES {
+                let g = 8 * span + i / 2;
+                factors[i] = scales[g];
+                factors[LANES + i] = scaled[i % 2][g];
+                in_turn[i] = sums[i % 2][g];
+            }
+            whole(&in_turn, sum);
+        }
+    }
+
+    /// Makes the scales of groups that hold a NaN or an infinity NaN, which is carried into what they are multiplied with.
+    #[inline(always)]
+    fn poison(&mut self, x: &[f32]) {
+        for (g, x) in x.chunks_exact(GROUP).enumerate() {
+            if x.iter().all(|x| x.is_finite()) {
+                continue;
+            }
+            for at in [0, SPAN / GROUP] {
+                self.by32.factors[factor_at(GROUP, g) + at] = f32::NAN;
+            }
+            if !self.by16.sum.is_empty() {
+                for at in [0, 1, 2 * SPAN / GROUP, 2 * SPAN / GROUP + 1] {
+                    self.by16.factors[factor_at(GROUP / 2, 2 * g) + at] = f32::NAN;
+                }
+            }
+        }
+    }
+}
+
+/// Whole numbers of small magnitude to integers.
+#[inline(always)]
+fn whole(numbers: &[f32; LANES], out: &mut [i32]) {
+    for (out, x) in out.iter_mut().zip(numbers) {
+        // SAFETY: a sum of at most 32 bytes.
+        *out = unsafe { x.to_int_unchecked() };
+    }
+}
+
+/// Leaf: one row to int8 groups in stripes; `x` is padded with zeros to whole ones.
+#[inline(always)]
+pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>) {
+    out.check(x.len());
+    let mut largest = s.splat(0.0);
+    let mut squares = [s.splat(0.0); 4];
+    for at in (0..x.len()).step_by(CHUNK) {
+        let stripes = (x.len() - at).min(CHUNK) / STRIPE;
+        // SAFETY: these stripes are of x and of the checked row.
+        unsafe {
+            let x = x.as_ptr().add(at);
+            for stripe in 0..stripes {
+                for g in 0..4 {
+                    let x = x.add(stripe * STRIPE + g * GROUP);
+                    let (a, b) = (s.load(x), s.load(x.add(LANES)));
+                    squares[g] = s.mul_add(b, b, s.mul_add(a, a, squares[g]));
+                }
+            }
+            largest = s.max(out.put(s, at, x, stripes), largest);
+        }
+    }
+    let largest = s.max_lane(largest) * 127.0;
+    let squares = s.sum(s.add(s.add(squares[0], squares[2]), s.add(squares[1], squares[3])));
+    out.has_outlier = largest * largest > Remainder::OUTLIER * squares;
+    if !squares.is_finite() {
+        out.has_outlier = false;
+        out.poison(x);
+    }
+}
+
+/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups.
+#[inline(always)]
+pub(crate) fn quantize_remainder<S: Simd>(
+    s: S,
+    x: &[f32],
+    q: &[i8],
+    factors: &[f32],
+    out: &mut QuantizedRow<'_>,
+) {
+    out.check(x.len());
+    assert!(q.len() == x.len() && factors.len() >= 2 * x.len().div_ceil(CHUNK) * LANES);
+    let mut rest = [0.0_f32; CHUNK];
+    for at in (0..x.len()).step_by(CHUNK) {
+        let stripes = (x.len() - at).min(CHUNK) / STRIPE;
+        for g in 0..4 * stripes {
+            let minus_scale = s.splat(-factors[factor_at(GROUP, at / GROUP + g)]);
+            for half in 0..2 {
+                let from = g * GROUP + half * LANES;
+                // SAFETY: half a group of x, of its integers and of the chunk.
+                unsafe {
+                    let q = s.load_i8(q.as_ptr().add(at + half_group_at(g, half)));
+                    let x = s.load(x.as_ptr().add(at + from));
+                    s.store(rest.as_mut_ptr().add(from), s.mul_add(s.from_i32(q), minus_scale, x));
+                }
+            }
+        }
+        // SAFETY: these stripes are of the chunk and of the checked row.
+        unsafe { out.put(s, at, rest.as_ptr(), stripes) };
+    }
+}
