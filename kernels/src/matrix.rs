@@ -144,7 +144,7 @@ pub struct MatMut<'a, T = f32> {
 
 // SAFETY: a MatMut is an exclusive borrow of its elements, like `&mut [T]`.
 unsafe impl<T: Send> Send for MatMut<'_, T> {}
-// SAFETY: `&MatMut` lets elements be read only; strips to write are taken by `for_columns` and `Rows::part`.
+// SAFETY: `&MatMut` lets elements be read only; strips to write are taken by `Columns::column_part` and `Rows::part`.
 unsafe impl<T: Sync> Sync for MatMut<'_, T> {}
 
 impl<'a, T> MatMut<'a, T> {
@@ -220,24 +220,18 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { self.strip(0..self.rows, cols) }
     }
 
-    /// Runs `f` on disjoint strips of columns that together are the whole: `f(columns, strip)`, cut at multiples
-    /// of `unit`, in `parts` parts spread over the team.
-    pub fn for_columns(
-        self,
-        team: &Team<'_>,
-        unit: usize,
-        parts: usize,
-        f: impl Fn(Range<usize>, MatMut<'_, T>) + Sync,
-    ) where
-        T: Send + Sync,
-    {
-        team.run(parts, &|i| {
-            let cols = part_range(self.cols, unit, parts, i);
-            if !cols.is_empty() {
-                // SAFETY: `part_range` gives disjoint ranges within the columns, each part runs once.
-                f(cols.clone(), unsafe { self.strip(0..self.rows, cols) });
-            }
-        });
+    /// Strips of the given widths, side by side from the first column on.
+    ///
+    /// # Panics
+    /// If they are wider than the view.
+    pub fn split_columns<const N: usize>(self, widths: [usize; N]) -> [MatMut<'a, T>; N] {
+        let mut end = 0;
+        widths.map(|width| {
+            assert!(width <= self.cols - end);
+            end += width;
+            // SAFETY: disjoint ranges within the columns of a view that nobody else has.
+            unsafe { self.strip(0..self.rows, end - width..end) }
+        })
     }
 
     /// The elements at the given rows and columns.
@@ -305,6 +299,70 @@ pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R) +
     });
 }
 
+/// Mutable things that consist of columns and can be cut between them: a matrix, or a pair of such things with equally
+/// many columns.
+pub trait Columns: Sync + Sized {
+    /// Number of columns.
+    fn column_count(&self) -> usize;
+    /// The given columns of all rows.
+    ///
+    /// # Safety
+    /// The range must lie within the columns, ranges taken of one value must be disjoint, and the value itself must not be
+    /// used for access any more.
+    unsafe fn column_part(&self, cols: Range<usize>) -> Self;
+}
+
+impl<T: Send + Sync> Columns for MatMut<'_, T> {
+    fn column_count(&self) -> usize {
+        self.cols
+    }
+
+    unsafe fn column_part(&self, cols: Range<usize>) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(0..self.rows, cols) }
+    }
+}
+
+impl<A: Columns, B: Columns> Columns for (A, B) {
+    fn column_count(&self) -> usize {
+        assert_eq!(self.0.column_count(), self.1.column_count());
+        self.0.column_count()
+    }
+
+    unsafe fn column_part(&self, cols: Range<usize>) -> Self {
+        // SAFETY: the caller's promise, for both sides.
+        unsafe { (self.0.column_part(cols.clone()), self.1.column_part(cols)) }
+    }
+}
+
+/// Runs `f(i, columns, strip)` on disjoint strips of columns of the i-th output that together are the whole of all
+/// outputs. These are cut as one list, at multiples of `unit` from the beginning of each, in `parts` parts spread over the
+/// team; a part calls `f` for every output that it reaches into.
+pub fn for_columns<C: Columns, const N: usize>(
+    team: &Team<'_>,
+    outputs: [C; N],
+    unit: usize,
+    parts: usize,
+    f: impl Fn(usize, Range<usize>, C) + Sync,
+) {
+    let units = outputs.each_ref().map(|output| output.column_count().div_ceil(unit));
+    let total = units.iter().sum();
+    team.run(parts, &|part| {
+        let range = part_range(total, 1, parts, part);
+        let mut first = 0;
+        for (i, output) in outputs.iter().enumerate() {
+            let end = first + units[i];
+            let [from, to] = [range.start, range.end].map(|at| (at.clamp(first, end) - first) * unit);
+            let cols = from.min(output.column_count())..to.min(output.column_count());
+            if !cols.is_empty() {
+                // SAFETY: `part_range` gives disjoint ranges of units, which are disjoint columns; each part runs once.
+                f(i, cols.clone(), unsafe { output.column_part(cols) });
+            }
+            first = end;
+        }
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -342,7 +400,38 @@ mod tests {
         let mut data: Vec<i32> = vec![0; 12];
         let mut m = MatMut::new(&mut data, 3, 4, 4).unwrap();
         m.columns(1..3).row_mut(2).fill(7);
-        m.for_columns(&Team::serial(), 2, 2, |cols, mut strip| strip.row_mut(0).fill(cols.start as i32 + 1));
+        for_columns(&Team::serial(), [m], 2, 2, |_, cols, mut strip| {
+            strip.row_mut(0).fill(cols.start as i32 + 1);
+        });
         assert_eq!(data, [1, 1, 3, 3, 0, 0, 0, 0, 0, 7, 7, 0]);
+        let [_, mut second, mut third] = MatMut::from_rows(&mut data, 4).split_columns([1, 2, 1]);
+        (second.row_mut(0).fill(8), third.row_mut(1).fill(9));
+        assert_eq!(data, [1, 8, 8, 3, 0, 0, 0, 9, 0, 7, 7, 0]);
+    }
+
+    #[test]
+    fn several_outputs_are_cut_as_one_list_and_every_column_is_met_once() {
+        for widths in [[5, 16, 1], [0, 33, 0], [16, 0, 16], [0, 0, 0], [70, 20, 20]] {
+            for parts in [1, 2, 3, 8, 40] {
+                let mut data = widths.map(|cols| vec![0; 2 * cols]);
+                let [a, b, c] = data.each_mut();
+                let outputs = [(a, 0), (b, 1), (c, 2)].map(|(data, i)| MatMut::from_rows(data, widths[i]));
+                for_columns(&Team::serial(), outputs, 8, parts, |i, cols, mut strip| {
+                    assert!(cols.start % 8 == 0 && (cols.end % 8 == 0 || cols.end == widths[i]));
+                    for row in 0..strip.rows() {
+                        for (x, col) in strip.row_mut(row).iter_mut().zip(cols.clone()) {
+                            *x += 1 + 100 * i + 1000 * col;
+                        }
+                    }
+                });
+                for (i, data) in data.iter().enumerate() {
+                    let right = |at: usize| 1 + 100 * i + 1000 * (at % widths[i].max(1));
+                    assert!(
+                        data.iter().enumerate().all(|(at, x)| *x == right(at)),
+                        "{widths:?}, {parts} parts"
+                    );
+                }
+            }
+        }
     }
 }

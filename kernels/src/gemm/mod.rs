@@ -14,10 +14,12 @@
 //! Threads get disjoint ranges of weight rows; k is never split. So a row's bits depend on that row, the weights,
 //! the phase and the instruction set, and on nothing else.
 //!
-//! The path down: [`Kernels::matmul`] checks shapes and cuts the weight rows into parts, each part calls one leaf of
-//! the table (`prompt` or `decode`), which walks panels or rows down to the tiles in `microkernel`.
+//! The path down: [`Kernels::matmul`] (or, for several products at once, [`Kernels::matmul_each`]) checks shapes and cuts
+//! the weight rows into parts, each part calls one leaf of the table (`prompt` or `decode`), which walks panels or rows
+//! down to the tiles in `microkernel`.
 
 mod decode;
+mod joined;
 mod microkernel;
 mod prompt;
 
@@ -27,7 +29,8 @@ use crate::matrix::MatMut;
 use crate::pool::Team;
 use crate::quant::{Activations, Format, Forms, QuantWeights};
 use crate::simd::LANES;
-use std::ops::Range;
+
+pub use joined::Product;
 
 pub(crate) use decode::decode;
 pub(crate) use prompt::prompt;
@@ -192,40 +195,7 @@ impl Kernels {
         epilogue: Epilogue<'_>,
         out: MatMut<'_>,
     ) -> Result<(), KernelError> {
-        let shape = |what, expected, found| Err(KernelError::Shape { op: "matmul", what, expected, found });
-        if x.k() != weights.cols() {
-            return shape("weights.cols", x.k(), weights.cols());
-        }
-        if out.rows() != x.rows() {
-            return shape("out.rows", x.rows(), out.rows());
-        }
-        if out.cols() != weights.rows() {
-            return shape("out.cols", weights.rows(), out.cols());
-        }
-        if let Some(bias) = epilogue.bias
-            && bias.len() != weights.rows()
-        {
-            return shape("bias.len()", weights.rows(), bias.len());
-        }
-        if x.rows() == 0 || weights.rows() == 0 {
-            return Ok(());
-        }
-        let MatmulPlan { path, unit, parts, .. } =
-            self.matmul_plan(phase, weights.format(), x.made(), weights.rows(), team.threads());
-        out.for_columns(team, unit, parts, |rows: Range<usize>, mut out| {
-            let job = Job {
-                weights: weights.row_range(rows.clone()),
-                x,
-                path,
-                bias: epilogue.bias.map(|b| &b[rows]),
-                accumulate: epilogue.accumulate,
-            };
-            match phase {
-                Phase::Prompt => self.table.prompt(&job, &mut out),
-                Phase::Decode => self.table.decode(&job, &mut out),
-            }
-        });
-        Ok(())
+        self.matmul_each(team, phase, x, [Product { weights, epilogue, out }])
     }
 }
 
