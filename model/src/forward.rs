@@ -18,8 +18,8 @@ use crate::weights::{Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
-use gable_kernels::gemm::{Epilogue, Phase};
-use gable_kernels::quant::{Activations, Forms, Remainder};
+use gable_kernels::gemm::{Epilogue, Phase, Product};
+use gable_kernels::quant::{Activations, Forms, QuantWeights, Remainder};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 
 /// With which numbers the linear layers and attention compute.
@@ -161,13 +161,14 @@ impl Pass<'_> {
         let strips = [0..q_dim, q_dim..q_dim + kv_dim, q_dim + kv_dim..q_dim + 2 * kv_dim];
         let s = scratch.parts();
 
-        self.norm(&layer.attention_norm, s.x.as_ref(), s.activations)?;
+        let forms = self.forms([&layer.q, &layer.k, &layer.v]);
+        self.norm(&layer.attention_norm, s.x.as_ref(), s.activations, forms)?;
         self.show(observer, i, Site::AttentionInput, s.activations.f32());
-        self.prepare(s.activations, &[&layer.q, &layer.k, &layer.v])?;
         let mut qkv = s.qkv;
-        for (linear, strip) in [&layer.q, &layer.k, &layer.v].into_iter().zip(&strips) {
-            self.linear(linear, s.activations, qkv.columns(strip.clone()), false)?;
-        }
+        let [q, k, v] = qkv.reborrow().split_columns([q_dim, kv_dim, kv_dim]);
+        let (w_q, w_k, w_v) = (self.view(&layer.q)?, self.view(&layer.k)?, self.view(&layer.v)?);
+        let products = [product(&layer.q, &w_q, q), product(&layer.k, &w_k, k), product(&layer.v, &w_v, v)];
+        self.kernels.matmul_each(self.team, self.phase, s.activations, products)?;
         for (norm, strip) in [(&layer.q_norm, &strips[0]), (&layer.k_norm, &strips[1])] {
             if let Some(norm) = norm {
                 let heads = qkv.columns(strip.clone());
@@ -195,7 +196,7 @@ impl Pass<'_> {
         let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;
         self.attend(i, input, &params, heads, s.attention, observer)?;
         self.show(observer, i, Site::Heads, s.activations.f32());
-        self.prepare(s.activations, &[&layer.attention_output])?;
+        self.kernels.prepare(self.team, s.activations, self.forms([&layer.attention_output]))?;
         let (output, post_norm) = (&layer.attention_output, layer.attention_post_norm.as_ref());
         self.add_to_residual(
             i,
@@ -251,43 +252,27 @@ impl Pass<'_> {
         let config = self.model.config();
         let (d_ff, rows) = (config.d_ff, scratch.rows());
         let s = scratch.parts();
-        self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations)?;
+        let forms = self.forms(layer.gate.iter().chain([&layer.up]));
+        self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations, forms)?;
         self.show(observer, i, Site::FfnInput, s.activations.f32());
-        let mut gate_up = s.gate_up;
+        let mut inner = s.hidden.begin(rows, d_ff)?;
         match &layer.gate {
             Some(gate) => {
-                self.prepare(s.activations, &[gate, &layer.up])?;
-                self.linear(gate, s.activations, gate_up.columns(0..d_ff), false)?;
-                self.linear(&layer.up, s.activations, gate_up.columns(d_ff..2 * d_ff), false)?;
-                let gate_up = gate_up.as_ref();
-                let (gate, up) = (gate_up.columns(0..d_ff), gate_up.columns(d_ff..2 * d_ff));
-                let out = s.activations.begin(rows, d_ff)?;
-                self.kernels.gated(self.team, config.activation, gate, up, out)?;
+                let [of_gate, of_up] = s.gate_up.split_columns([d_ff, d_ff]);
+                let (w_gate, w_up) = (self.view(gate)?, self.view(&layer.up)?);
+                let factors = [product(gate, &w_gate, of_gate), product(&layer.up, &w_up, of_up)];
+                let (phase, activation) = (self.phase, config.activation);
+                self.kernels.matmul_gated(self.team, phase, s.activations, activation, factors, inner)?;
             }
             None => {
-                self.prepare(s.activations, &[&layer.up])?;
-                self.linear(&layer.up, s.activations, gate_up.columns(0..d_ff), false)?;
-                self.kernels.activate(self.team, config.activation, gate_up.columns(0..d_ff))?;
-                let inner = gate_up.as_ref().columns(0..d_ff);
-                let mut out = s.activations.begin(rows, d_ff)?;
-                for i in 0..rows {
-                    out.row_mut(i).copy_from_slice(inner.row(i));
-                }
+                self.linear(&layer.up, s.activations, inner.reborrow(), false)?;
+                self.kernels.activate(self.team, config.activation, inner)?;
             }
         }
-        self.show(observer, i, Site::FfnActivation, s.activations.f32());
-        self.prepare(s.activations, &[&layer.down])?;
+        self.show(observer, i, Site::FfnActivation, s.hidden.f32());
+        self.kernels.prepare(self.team, s.hidden, self.forms([&layer.down]))?;
         let post_norm = layer.ffn_post_norm.as_ref();
-        self.add_to_residual(
-            i,
-            &layer.down,
-            post_norm,
-            s.activations,
-            s.x,
-            s.block_out,
-            Site::FfnOut,
-            observer,
-        )
+        self.add_to_residual(i, &layer.down, post_norm, s.hidden, s.x, s.block_out, Site::FfnOut, observer)
     }
 
     /// `x += W a`, or `x += norm(W a)` in families that normalise behind a block.
@@ -338,10 +323,10 @@ impl Pass<'_> {
             return Ok(());
         }
         let last = last.as_ref().row_range(0..logits.rows());
-        self.norm(&self.model.weights().output_norm, last, s.activations)?;
-        self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let unembedding = self.model.weights().unembedding();
-        self.kernels.prepare(self.team, s.activations, self.numerics.forms(self.phase, unembedding))?;
+        let forms = self.numerics.forms(self.phase, unembedding);
+        self.norm(&self.model.weights().output_norm, last, s.activations, forms)?;
+        self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let view = unembedding.view(self.model.files())?;
         let out = logits.reborrow();
         self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
@@ -355,24 +340,35 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// Normalised rows become the activations of the coming matmuls.
-    fn norm(&self, norm: &Norm, x: MatRef<'_>, activations: &mut Activations) -> Result<(), RunError> {
-        let config = self.model.config();
-        let out = activations.begin(x.rows(), x.cols())?;
+    /// Normalised rows become the activations of the coming matmuls, in the forms that these read.
+    fn norm(
+        &self,
+        norm: &Norm,
+        x: MatRef<'_>,
+        activations: &mut Activations,
+        forms: Forms,
+    ) -> Result<(), RunError> {
+        let (config, team) = (self.model.config(), self.team);
         match config.norm {
-            NormKind::Rms => self.kernels.rms_norm(self.team, x, &norm.weight, config.norm_eps, out)?,
+            NormKind::Rms => {
+                self.kernels.rms_norm_prepared(team, x, &norm.weight, config.norm_eps, activations, forms)?;
+            }
             NormKind::Layer => {
-                self.kernels.layer_norm(self.team, x, &norm.weight, &norm.bias, config.norm_eps, out)?;
+                let vectors = (&norm.weight[..], &norm.bias[..]);
+                self.kernels.layer_norm_prepared(team, x, vectors, config.norm_eps, activations, forms)?;
             }
         }
         Ok(())
     }
 
-    /// Makes the forms of the activations that these layers multiply with.
-    fn prepare(&self, activations: &mut Activations, linears: &[&Linear]) -> Result<(), RunError> {
-        let forms =
-            linears.iter().fold(Forms::EXACT, |f, l| f.union(self.numerics.forms(self.phase, &l.weight)));
-        Ok(self.kernels.prepare(self.team, activations, forms)?)
+    /// The forms of activations that these layers multiply with.
+    fn forms<'l>(&self, linears: impl IntoIterator<Item = &'l Linear>) -> Forms {
+        let of = |linear: &Linear| self.numerics.forms(self.phase, &linear.weight);
+        linears.into_iter().fold(Forms::EXACT, |forms, linear| forms.union(of(linear)))
+    }
+
+    fn view<'w>(&'w self, linear: &'w Linear) -> Result<QuantWeights<'w>, RunError> {
+        Ok(linear.weight.view(self.model.files())?)
     }
 
     /// `out (+)= W a + b`
@@ -383,7 +379,7 @@ impl Pass<'_> {
         out: MatMut<'_>,
         accumulate: bool,
     ) -> Result<(), RunError> {
-        let weights = linear.weight.view(self.model.files())?;
+        let weights = self.view(linear)?;
         let epilogue = Epilogue { bias: linear.bias.as_deref(), accumulate };
         Ok(self.kernels.matmul(self.team, self.phase, a, &weights, epilogue, out)?)
     }
@@ -393,6 +389,11 @@ impl Pass<'_> {
             observer.observe(layer, site, values);
         }
     }
+}
+
+/// `out = W a + b` as one of several products.
+fn product<'a>(linear: &'a Linear, weights: &'a QuantWeights<'a>, out: MatMut<'a>) -> Product<'a> {
+    Product { weights, epilogue: Epilogue { bias: linear.bias.as_deref(), accumulate: false }, out }
 }
 
 impl From<Row> for CacheRow {

@@ -77,6 +77,7 @@ pub struct Scratch {
     block_out: Vec<f32>, // [rows, d_model]: what a block adds, before its norm
     logits: Vec<f32>,    // [max_logits, vocab_size]
     activations: Activations,
+    hidden: Activations,
     attention: AttentionScratch,
     angles: Option<Angles>,
     positions: Vec<u32>,
@@ -98,7 +99,10 @@ pub(crate) struct Parts<'a> {
     pub(crate) gate_up: MatMut<'a>,
     pub(crate) block_out: MatMut<'a>,
     pub(crate) logits: MatMut<'a>,
+    /// What the linear layers read, but for the last of each feed-forward network.
     pub(crate) activations: &'a mut Activations,
+    /// What that one reads: it is written while `activations` are read.
+    pub(crate) hidden: &'a mut Activations,
     pub(crate) attention: &'a mut AttentionScratch,
     pub(crate) angles: LayerAngles<'a>,
     pub(crate) cache_rows: &'a [CacheRow],
@@ -124,7 +128,7 @@ impl Scratch {
             vocab: config.vocab_size,
         };
         let rows = |width: usize| zeros("the rows of a batch", max_rows.saturating_mul(width));
-        let max_k = config.d_model.max(config.q_dim()).max(config.d_ff);
+        let max_k = config.d_model.max(config.q_dim());
         let forms = model.weights().matrices().fold(Forms::EXACT, |f, m| {
             f.union(numerics.forms(Phase::Prompt, m)).union(numerics.forms(Phase::Decode, m))
         });
@@ -158,6 +162,7 @@ impl Scratch {
             block_out: rows(widths.d_model)?,
             logits: zeros("logits", max_logits.saturating_mul(widths.vocab))?,
             activations: Activations::try_new(max_rows, max_k, forms)?,
+            hidden: Activations::try_new(max_rows, config.d_ff, forms)?,
             attention,
             angles,
             positions: room("the rows of a batch", max_rows)?,
@@ -241,6 +246,7 @@ impl Scratch {
             block_out: view(&mut self.block_out, rows, w.d_model),
             logits: view(&mut self.logits, self.n_logits, w.vocab),
             activations: &mut self.activations,
+            hidden: &mut self.hidden,
             attention: &mut self.attention,
             angles: LayerAngles(&self.angles),
             cache_rows: &self.cache_rows,

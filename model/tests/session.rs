@@ -176,6 +176,40 @@ fn a_cancelled_pass_ends_within_its_layer_in_both_phases() {
     }
 }
 
+/// Wants everything.
+struct Everything(usize);
+
+impl Observer for Everything {
+    fn wants(&self, _: usize, _: Site) -> bool {
+        true
+    }
+    fn observe(&mut self, _: usize, _: Site, _: MatRef<'_>) {
+        self.0 += 1;
+    }
+}
+
+#[test]
+fn an_observer_of_everything_changes_no_bit() {
+    for name in ["llama", "gemma3", "gpt2", "qwen2", "qwen3"] {
+        let model = fixture(name);
+        let ids = tokens(&model, 20);
+        for numerics in [Numerics::Exact, Numerics::Precise, Numerics::Fast] {
+            let options = SessionOptions { numerics, ..options(30) };
+            let (mut plain, mut observed) = (session(&model, options), session(&model, options));
+            let mut observer = Everything(0);
+            let last = |i| i == 18;
+            let want = bits(plain.prefill(&ids[..19]).unwrap());
+            let got = observed.observe(Phase::Prompt, &ids[..19], last, &mut observer).unwrap();
+            assert_eq!(bits(got.row(0)), want, "{name} {numerics:?}: prompt");
+            let want = bits(plain.decode(ids[19]).unwrap());
+            let got = observed.observe(Phase::Decode, &ids[19..], |_| true, &mut observer).unwrap();
+            assert_eq!(bits(got.row(0)), want, "{name} {numerics:?}: decoding");
+            // Per layer all sites but the embedding, the final norm and the logits.
+            assert_eq!(observer.0, 2 * (13 * model.config().n_layers + 3), "{name}");
+        }
+    }
+}
+
 #[test]
 fn sizes_that_no_machine_has_are_errors() {
     let model = fixture("gemma3");
