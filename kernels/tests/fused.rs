@@ -146,7 +146,8 @@ fn second_terms_follow_the_latest_call_of_prepare() {
         let prepared = |steps: &[Forms]| {
             let mut a = Activations::new(2, K, FORMS);
             let mut rows = a.begin(2, K).unwrap();
-            (rows.row_mut(0).copy_from_slice(&x[..K]), rows.row_mut(1).copy_from_slice(&x[K..]));
+            rows.row_mut(0).copy_from_slice(&x[..K]);
+            rows.row_mut(1).copy_from_slice(&x[K..]);
             steps.iter().for_each(|forms| kernels.prepare(&team, &mut a, *forms).unwrap());
             products(kernels, &a)
         };

@@ -167,7 +167,8 @@ impl Kernels {
         [gate, up]: [Product<'_>; 2],
         out: MatMut<'_>,
     ) -> Result<(), KernelError> {
-        (gate.check(x)?, up.check(x)?);
+        gate.check(x)?;
+        up.check(x)?;
         require("matmul_gated", "up.out.cols", gate.out.cols(), up.out.cols())?;
         require("matmul_gated", "out.cols", gate.out.cols(), out.cols())?;
         require("matmul_gated", "out.rows", x.rows(), out.rows())?;

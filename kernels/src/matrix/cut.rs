@@ -1,0 +1,176 @@
+//! Cutting what an operation writes into disjoint parts, by one pure function.
+
+#![allow(unsafe_code)]
+
+use super::MatMut;
+use crate::pool::Team;
+use std::ops::Range;
+
+/// Part `i` of `parts` of `0..total`, cut at multiples of `unit`: contiguous, disjoint, together the whole, the
+/// first parts at most one unit longer than the last.
+pub fn part_range(total: usize, unit: usize, parts: usize, i: usize) -> Range<usize> {
+    let units = total.div_ceil(unit);
+    let (share, extra) = (units / parts, units % parts);
+    let first = i * share + i.min(extra);
+    let end = first + share + usize::from(i < extra);
+    (first * unit).min(total)..(end * unit).min(total)
+}
+
+/// Mutable things that consist of rows and can be cut between them: a matrix, or a pair of such things with equally
+/// many rows. Pairs nest, so one operation can fill several matrices row by row.
+pub trait Rows: Sync + Sized {
+    /// Number of rows.
+    fn row_count(&self) -> usize;
+    /// The given rows.
+    ///
+    /// # Safety
+    /// The range must lie within the rows, ranges taken of one value must be disjoint, and the value itself must not be
+    /// used for access any more.
+    unsafe fn part(&self, rows: Range<usize>) -> Self;
+}
+
+impl<T: Send + Sync> Rows for MatMut<'_, T> {
+    fn row_count(&self) -> usize {
+        self.rows
+    }
+
+    unsafe fn part(&self, rows: Range<usize>) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(rows, 0..self.cols) }
+    }
+}
+
+impl<A: Rows, B: Rows> Rows for (A, B) {
+    fn row_count(&self) -> usize {
+        assert_eq!(self.0.row_count(), self.1.row_count());
+        self.0.row_count()
+    }
+
+    unsafe fn part(&self, rows: Range<usize>) -> Self {
+        // SAFETY: the caller's promise, for both sides.
+        unsafe { (self.0.part(rows.clone()), self.1.part(rows)) }
+    }
+}
+
+/// Runs `f(rows, part)` on disjoint ranges of rows that together are the whole, spread over the team.
+pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R) + Sync) {
+    let total = rows.row_count();
+    let parts = team.threads().min(total);
+    team.run(parts, &|i| {
+        let range = part_range(total, 1, parts, i);
+        // SAFETY: `part_range` gives disjoint ranges within the rows, each part runs once.
+        f(range.clone(), unsafe { rows.part(range) });
+    });
+}
+
+/// Mutable things that consist of columns and can be cut between them: a matrix, or a pair of such things with equally
+/// many columns.
+pub trait Columns: Sync + Sized {
+    /// Number of columns.
+    fn column_count(&self) -> usize;
+    /// The given columns of all rows.
+    ///
+    /// # Safety
+    /// The range must lie within the columns, ranges taken of one value must be disjoint, and the value itself must not be
+    /// used for access any more.
+    unsafe fn column_part(&self, cols: Range<usize>) -> Self;
+}
+
+impl<T: Send + Sync> Columns for MatMut<'_, T> {
+    fn column_count(&self) -> usize {
+        self.cols
+    }
+
+    unsafe fn column_part(&self, cols: Range<usize>) -> Self {
+        // SAFETY: the caller's promise.
+        unsafe { self.strip(0..self.rows, cols) }
+    }
+}
+
+impl<A: Columns, B: Columns> Columns for (A, B) {
+    fn column_count(&self) -> usize {
+        assert_eq!(self.0.column_count(), self.1.column_count());
+        self.0.column_count()
+    }
+
+    unsafe fn column_part(&self, cols: Range<usize>) -> Self {
+        // SAFETY: the caller's promise, for both sides.
+        unsafe { (self.0.column_part(cols.clone()), self.1.column_part(cols)) }
+    }
+}
+
+/// Runs `f(i, columns, strip)` on disjoint strips of columns of the i-th output that together are the whole of all
+/// outputs. These are cut as one list, at multiples of `unit` from the beginning of each, in `parts` parts spread over the
+/// team; a part calls `f` for every output that it reaches into.
+pub fn for_columns<C: Columns, const N: usize>(
+    team: &Team<'_>,
+    outputs: [C; N],
+    unit: usize,
+    parts: usize,
+    f: impl Fn(usize, Range<usize>, C) + Sync,
+) {
+    let units = outputs.each_ref().map(|output| output.column_count().div_ceil(unit));
+    let total = units.iter().sum();
+    team.run(parts, &|part| {
+        let range = part_range(total, 1, parts, part);
+        let mut first = 0;
+        for (i, output) in outputs.iter().enumerate() {
+            let end = first + units[i];
+            let [from, to] = [range.start, range.end].map(|at| (at.clamp(first, end) - first) * unit);
+            let cols = from.min(output.column_count())..to.min(output.column_count());
+            if !cols.is_empty() {
+                // SAFETY: `part_range` gives disjoint ranges of units, which are disjoint columns; each part runs once.
+                f(i, cols.clone(), unsafe { output.column_part(cols) });
+            }
+            first = end;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_are_disjoint_and_together_the_whole() {
+        for total in [0, 1, 5, 64, 100, 576] {
+            for unit in [1, 4, 32] {
+                for parts in [1, 2, 3, 7, 64] {
+                    let mut next = 0;
+                    for i in 0..parts {
+                        let r = part_range(total, unit, parts, i);
+                        assert!(r.start == next && (r.end.is_multiple_of(unit) || r.end == total));
+                        next = r.end;
+                    }
+                    assert_eq!(next, total);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn several_outputs_are_cut_as_one_list_and_every_column_is_met_once() {
+        for widths in [[5, 16, 1], [0, 33, 0], [16, 0, 16], [0, 0, 0], [70, 20, 20]] {
+            for parts in [1, 2, 3, 8, 40] {
+                let mut data = widths.map(|cols| vec![0; 2 * cols]);
+                let [a, b, c] = data.each_mut();
+                let outputs = [(a, 0), (b, 1), (c, 2)].map(|(data, i)| MatMut::from_rows(data, widths[i]));
+                for_columns(&Team::serial(), outputs, 8, parts, |i, cols, mut strip| {
+                    assert!(cols.start % 8 == 0 && (cols.end % 8 == 0 || cols.end == widths[i]));
+                    for row in 0..strip.rows() {
+                        for (x, col) in strip.row_mut(row).iter_mut().zip(cols.clone()) {
+                            *x += 1 + 100 * i + 1000 * col;
+                        }
+                    }
+                });
+                for (i, data) in data.iter().enumerate() {
+                    let right = |at: usize| 1 + 100 * i + 1000 * (at % widths[i].max(1));
+                    assert!(
+                        data.iter().enumerate().all(|(at, x)| *x == right(at)),
+                        "{widths:?}, {parts} parts"
+                    );
+                }
+            }
+        }
+    }
+}
