@@ -13,6 +13,7 @@ mod math;
 pub mod matrix;
 #[allow(unsafe_code)] // owns what the allocator gives
 pub mod memory;
+mod mutant;
 mod norm;
 #[allow(unsafe_code)] // lends a caller's closure to the workers for the time of one call
 pub mod pool;

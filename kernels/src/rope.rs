@@ -17,6 +17,7 @@ use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, for_rows};
 use crate::memory::zeros;
+use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::rowwise::{load, load_tail, require, store, store_tail};
 use crate::simd::{LANES, Simd};
@@ -226,7 +227,8 @@ impl RopeAngles {
 /// Turns `(a_i, b_i)` by the angles.
 #[inline(always)]
 fn turn<S: Simd>(s: S, [a, b, cos, sin]: [S::F32; 4]) -> (S::F32, S::F32) {
-    let minus_sin = s.sub(s.splat(0.0), sin);
+    let minus_sin =
+        if mutant("turned by a matrix that is no rotation") { sin } else { s.sub(s.splat(0.0), sin) };
     (s.mul_add(b, minus_sin, s.mul(a, cos)), s.mul_add(b, cos, s.mul(a, sin)))
 }
 

@@ -19,6 +19,7 @@ use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::math::exp_nonpositive;
 use crate::matrix::{MatMut, MatRef, for_rows};
+use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::rowwise::{Map, Times, Zip, load, load_tail, map, require, store, zip_in_place};
 use crate::simd::{LANES, Simd};
@@ -62,7 +63,7 @@ fn masked_max<S: Simd>(s: S, x: &[f32], scale: S::F32, mask: &[f32]) -> f32 {
 /// The sum of `exp(t - m)`; the exponentials themselves go over `x` if `STORE`.
 #[inline(always)]
 fn shift<S: Simd, const STORE: bool>(s: S, x: &mut [f32], scale: S::F32, m: f32) -> f32 {
-    let shift = s.splat(-m);
+    let shift = s.splat(if mutant("maximum not subtracted") { 0.0 } else { -m });
     let mut sum = s.splat(0.0);
     let (body, tail) = x.as_chunks_mut::<LANES>();
     for v in body {

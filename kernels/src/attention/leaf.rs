@@ -26,6 +26,7 @@ use super::kv_cache::KvCache;
 use super::pages::{Float, PageId};
 use super::{PAGE, tile};
 use crate::math;
+use crate::mutant::mutant;
 use crate::simd::{LANES, Simd};
 
 /// Most query rows of a tile: (tokens) x (heads that share a key head).
@@ -373,7 +374,7 @@ pub(crate) fn merge<S: Simd>(
     factors[1] = chunk.max - shift(max);
     // SAFETY: 16 elements.
     unsafe { s.store(factors.as_mut_ptr(), math::exp_nonpositive(s, s.load(factors.as_ptr()))) };
-    let (old, new) = (factors[0], factors[1]);
+    let (old, new) = (if mutant("what is merged not rescaled") { 1.0 } else { factors[0] }, factors[1]);
     *total = Some(Total { max, sum: before.sum * old + chunk.sum * new });
     for (a, b) in total_output.chunks_exact_mut(LANES).zip(chunk_output.chunks_exact(LANES)) {
         // SAFETY: 16 elements each.

@@ -16,6 +16,7 @@ use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::MatMut;
 use crate::memory::zeros;
+use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::simd::LANES;
 use std::ops::Range;
@@ -346,6 +347,9 @@ fn visible(
     }
     let keys = match params.mask {
         Mask::Causal => 0..row.position + 1,
+        Mask::Window(n) if mutant("window one key too wide") => {
+            row.position.saturating_sub(n)..row.position + 1
+        }
         Mask::Window(n) => (row.position + 1).saturating_sub(n)..row.position + 1,
         Mask::Bidirectional => 0..layer.len,
     };

@@ -15,6 +15,7 @@ use super::microkernel::{
 };
 use super::{Job, Path};
 use crate::matrix::MatMut;
+use crate::mutant::mutant;
 use crate::quant::blocks::{self, Block, CHUNK_SUBS, STEP};
 use crate::quant::{Format, Groups, dequantize_row};
 use crate::simd::{LANES, Simd};
@@ -119,7 +120,7 @@ impl<'t> TileOutput<'t> {
 
     #[inline(always)]
     fn close(self, out: &mut MatMut<'_>, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) {
-        if !self.whole {
+        if !self.whole && !mutant("tile at the edge not written back") {
             for (i, row) in rows.enumerate() {
                 out.row_mut(row)[cols.clone()].copy_from_slice(&self.copy[i * self.c.ldc..][..cols.len()]);
             }
@@ -243,7 +244,8 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
         let cols = first..(first + nr).min(n);
         let start = Start::new(job, cols.clone());
         for from in (0..k).step_by(CHUNK_VALUES) {
-            let start = (from == 0 && !start.continues).then_some(&start);
+            let first_chunk = from == 0 || mutant("every chunk of k starts anew");
+            let start = (first_chunk && !start.continues).then_some(&start);
             let to = (from + CHUNK_VALUES).min(k);
             panel.unpack::<S, B>(s, job, first, nr, from, to);
             let view = Int8Panel {

@@ -9,6 +9,7 @@
 use super::Remainder;
 use super::blocks::{SPAN, STRIPE};
 use super::groups::{GROUP, GroupsRow, factor_at, half_group_at};
+use crate::mutant::mutant;
 use crate::simd::{LANES, Simd};
 
 /// Values whose groups have their scales in one vector: four stripes, two spans.
@@ -83,7 +84,8 @@ unsafe fn largest_of_groups<S: Simd>(s: S, x: *const f32, stripes: usize) -> S::
             // SAFETY: a group of the stripe.
             let (a, b) = unsafe {
                 let x = x.add(stripe * STRIPE + g * GROUP);
-                (s.load(x), s.load(x.add(LANES)))
+                let second = if mutant("largest of the first half only") { x } else { x.add(LANES) };
+                (s.load(x), s.load(second))
             };
             groups[g] = cells(s, s.max(s.max(a, b), s.sub(s.splat(0.0), s.min(a, b))));
         }
@@ -188,7 +190,8 @@ impl QuantizedRow<'_> {
                 let g = 8 * span + i / 2;
                 factors[i] = scales[g];
                 factors[LANES + i] = scaled[i % 2][g];
-                in_turn[i] = sums[i % 2][g];
+                let half = if mutant("sums of half groups swapped") { 1 - i % 2 } else { i % 2 };
+                in_turn[i] = sums[half][g];
             }
             whole(&in_turn, sum);
         }
@@ -246,7 +249,10 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
     let largest = s.max_lane(largest) * 127.0;
     let squares = s.sum(s.add(s.add(squares[0], squares[2]), s.add(squares[1], squares[3])));
     out.has_outlier = largest * largest > Remainder::OUTLIER * squares;
-    if !squares.is_finite() {
+    if mutant("outliers overlooked") {
+        out.has_outlier = false;
+    }
+    if !squares.is_finite() && !mutant("NaN not carried into scales") {
         out.has_outlier = false;
         out.poison(x);
     }

@@ -10,6 +10,7 @@
 #![allow(unsafe_code)]
 
 use super::{Job, Product};
+use crate::mutant::mutant;
 use crate::quant::blocks::{Block, SPAN, STRIPE};
 use crate::simd::{LANES, Simd};
 
@@ -44,7 +45,7 @@ impl<B: Block> Product for Int8<B> {
             // SAFETY: a whole span of the row; the rows of x hold whole stripes and the factors of whole spans.
             unsafe { add_span::<S, B, R>(s, row.as_ptr(), span * SPAN, 8, &x, &mut total) };
         }
-        if !k.is_multiple_of(SPAN) {
+        if !k.is_multiple_of(SPAN) && !mutant("groups behind the last whole span dropped") {
             // SAFETY: as above, with the groups that are left.
             unsafe { add_span::<S, B, R>(s, row.as_ptr(), k / SPAN * SPAN, k % SPAN / 32, &x, &mut total) };
         }
@@ -141,7 +142,7 @@ unsafe fn add_span<S: Simd, B: Block, const R: usize>(
             for r in 0..R {
                 let q = x[r].q.add(at);
                 let dot = w.dot::<B>(s, 1, q, w.dot::<B>(s, 0, q, s.splat_i32(0)));
-                let scale = if stripe == 0 {
+                let scale = if stripe == 0 || mutant("second stripe with the scales of the first") {
                     s.spread_lanes::<0, 1>(factors[r])
                 } else {
                     s.spread_lanes::<4, 1>(factors[r])
@@ -188,7 +189,7 @@ impl<S: Simd> Integers<S> {
         }
         let acc = s.dot_u8i8(acc, self.bytes[half], q);
         let offset = if Self::biased::<B>() { 128 } else { u32::from(B::OFFSET) };
-        if offset == 0 {
+        if offset == 0 || mutant("offset of the integers not taken off") {
             return acc;
         }
         s.sub_i32(acc, s.dot_u8i8(s.splat_i32(0), s.splat_cell(offset * 0x0101_0101), q))

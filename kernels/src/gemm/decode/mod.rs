@@ -11,6 +11,7 @@ mod floats;
 
 use super::{Job, Path};
 use crate::matrix::MatMut;
+use crate::mutant::mutant;
 use crate::quant::{Format, blocks as formats};
 use crate::simd::Simd;
 use blocks::Int8;
@@ -77,7 +78,8 @@ fn products<S: Simd, P: Product>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
                         (P::dots::<S, 1>(s, job, row, [i]), P::dots::<S, 1>(s, job, row, [of_remainder]));
                     [first, second]
                 };
-                store(job, out, i, j, [terms[0] + terms[1]]);
+                let second = if mutant("second term dropped") { 0.0 } else { terms[1] };
+                store(job, out, i, j, [terms[0] + second]);
                 i += 1;
                 remainder += 1;
             }
@@ -94,6 +96,6 @@ fn store<const R: usize>(job: &Job<'_>, out: &mut MatMut<'_>, i: usize, j: usize
             y += bias[j];
         }
         let out = &mut out.row_mut(i + r)[j];
-        *out = if job.accumulate { *out + y } else { y };
+        *out = if job.accumulate && !mutant("residual overwritten") { *out + y } else { y };
     }
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::{Block, STEP, Scales, splat_f16};
+use crate::mutant::mutant;
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
 
@@ -47,7 +48,8 @@ unsafe fn k_scales<S: Simd>(s: S, p: *const u8, block_bytes: usize, n: usize) ->
         s.store(d.as_mut_ptr(), s.load_f16(heads.as_ptr()));
         let scale = s.mul(s.spread2(d.as_ptr()), s.from_i32(s.load_u8(scales.as_ptr().cast())));
         // Adding the negated product is subtracting the product, down to the sign of a zero.
-        let dmin = s.mul(s.splat(-1.0), s.spread2(d.as_ptr().add(2)));
+        let sign = if mutant("minimum not subtracted but added") { 1.0 } else { -1.0 };
+        let dmin = s.mul(s.splat(sign), s.spread2(d.as_ptr().add(2)));
         Scales { scale, min: s.mul(dmin, s.from_i32(s.load_u8(mins.as_ptr().cast()))) }
     }
 }

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::{Block, Scales, dealt_stripe};
+use crate::mutant::mutant;
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
 
@@ -43,7 +44,8 @@ pub(super) fn block_pair(row: *const u8, value: usize, half: bool, block_bytes: 
 pub(super) unsafe fn nibbles<S: Simd>(s: S, [p, q]: [*const u8; 2]) -> S::Bytes {
     // SAFETY: the caller's promise.
     let v = unsafe { s.load_quarters([p, p, q, q]) };
-    s.and(s.shift_quarters(v, [0, 4, 0, 4]), s.splat_cell(0x0f0f_0f0f))
+    let order = if mutant("nibbles swapped") { [4, 0, 4, 0] } else { [0, 4, 0, 4] };
+    s.and(s.shift_quarters(v, order), s.splat_cell(0x0f0f_0f0f))
 }
 
 /// The nibbles of a stripe of four blocks of `BYTES` bytes, the quants of the first at `p`.
@@ -66,6 +68,7 @@ pub(super) unsafe fn stripe_nibbles<S: Simd, const BYTES: usize>(s: S, p: *const
 unsafe fn fifth_bits<S: Simd>(s: S, [p, q]: [*const u8; 2]) -> S::Bytes {
     // SAFETY: the caller's promise.
     let (lo, hi) = unsafe { (p.cast::<u32>().read_unaligned(), q.cast::<u32>().read_unaligned()) };
+    let hi = if mutant("fifth bits of the first block taken twice") { lo } else { hi };
     s.expand_bits(u64::from(u32::from_le(lo)) | u64::from(u32::from_le(hi)) << 32, 0x10)
 }
 
