@@ -36,7 +36,7 @@ ALLOWED = [
     ("*", "cache_rows_*", "spills", 100, "the block in the stack is written and read on purpose"),
     ("*", "cache_rows_q8", "calls", 9, "as above, in groups of 32 elements"),
     ("*", "attention_chunk_q8", "calls", 2, "rounds the queries, by a copy per 32 elements: once per chunk, not per key"),
-    ("AVX2*", "attention_chunk_q8", "spills", 11, "the stack copy of 32 elements of a query, as above"),
+    ("AVX2*", "attention_chunk_q8", "spills", 12, "the stack copy of 32 elements of a query, as above; one vector of a capped score tile"),
     ("*", "decode", "calls", 1, "copies the last few elements of a row of plain floats: once per row"),
     ("AVX512*", "decode", "calls", 2, "copies a row's last floats; dequantizes to a buffer in exact numerics"),
     ("AVX512*", "decode", "spills", 19, "IQ4_NL and IQ4_XS gather their scales by way of the stack: decoding of their own is owed"),
