@@ -15,8 +15,8 @@ mod positions;
 mod report;
 mod step;
 mod story;
-mod svg;
-mod terminal;
+pub mod svg;
+pub mod terminal;
 mod tokens;
 mod vector;
 mod window;
@@ -178,7 +178,7 @@ impl Common {
 }
 
 /// Writes a picture to a file.
-fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
+pub fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
     use anyhow::Context;
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }
