@@ -10,6 +10,7 @@ use gable_model::RunError;
 use gable_model::imatrix::{Collector, Imatrix};
 use gable_model::session::Session;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -33,6 +34,9 @@ pub struct ImatrixArgs {
     /// Also collects for the output matrix
     #[arg(long)]
     process_output: bool,
+    /// One JSON object about what was written
+    #[arg(long)]
+    json: bool,
     #[command(flatten)]
     reading: ReadingArgs,
 }
@@ -105,6 +109,12 @@ pub fn run(args: &ImatrixArgs) -> Result<()> {
     }
     let writing = || format!("could not write {}", args.output.display());
     imatrix.write(file).with_context(writing)?.commit()?;
+    if args.json {
+        let json = serde_json::json!({
+            "output": args.output, "matrices": imatrix.len(), "chunks": wanted, "chunk_tokens": context,
+        });
+        writeln!(std::io::stdout(), "{json}")?;
+    }
     say(&format!(
         "{} matrices, {wanted} chunks of {context} tokens: {}",
         imatrix.len(),
