@@ -59,7 +59,8 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         .into_iter()
         .map(|(id, logprob)| {
             let piece = String::from_utf8_lossy(tokenizer.piece(id)).into_owned();
-            serde_json::json!({ "id": id, "piece": piece, "logprob": logprob })
+            let logit = usize::try_from(id).ok().and_then(|i| last.get(i));
+            serde_json::json!({ "id": id, "piece": piece, "logit": logit, "logprob": logprob })
         })
         .collect();
     let mut out = std::io::stdout().lock();

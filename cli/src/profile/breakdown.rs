@@ -122,10 +122,9 @@ fn add(rows: &mut Vec<Row>, model: &Model, counter: &Counter<'_>, limits: &Limit
             rows.len().saturating_sub(1)
         });
         let Some(row) = rows.get_mut(at) else { continue };
-        if span.operation > Operation::Embed && span.layer < model.config().n_layers {
-            if let Err(place) = row.layers.binary_search(&span.layer) {
-                row.layers.insert(place, span.layer);
-            }
+        let in_layer = span.operation > Operation::Embed && span.layer < model.config().n_layers;
+        if let (true, Err(place)) = (in_layer, row.layers.binary_search(&span.layer)) {
+            row.layers.insert(place, span.layer);
         }
         row.calls = row.calls.saturating_add(1);
         row.seconds += span.end.saturating_sub(span.start).as_secs_f64();
