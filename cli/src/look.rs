@@ -134,14 +134,6 @@ impl Common {
         self.look_with(self.model.open()?)
     }
 
-    /// Opens the model and reads the text that is looked at.
-    fn open(&self, text: &PromptArgs) -> Result<(Look, String, Vec<u32>)> {
-        let text = required_text(text)?;
-        let look = self.look()?;
-        let ids = look.encode(&text)?;
-        Ok((look, text, ids))
-    }
-
     /// Opens another model to be looked at in the same way.
     fn look_at(&self, model: &str) -> Result<Look> {
         let path = crate::locate::model(model)?;
@@ -174,6 +166,25 @@ impl Common {
         }
         out.flush()?;
         Ok(())
+    }
+}
+
+/// The text that is looked at, and what every way of looking shares.
+#[derive(Debug, clap::Args)]
+struct OfText {
+    #[command(flatten)]
+    text: PromptArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl OfText {
+    /// Opens the model and reads the text.
+    fn open(&self) -> Result<(Look, String, Vec<u32>)> {
+        let text = required_text(&self.text)?;
+        let look = self.common.look()?;
+        let ids = look.encode(&text)?;
+        Ok((look, text, ids))
     }
 }
 
