@@ -88,9 +88,9 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         report.key("model_folder", folder.display().to_string());
     }
     if !args.no_bandwidth {
-        // Four times the last cache, so that it cannot help.
-        let bytes = largest.saturating_mul(4).max(64 << 20);
-        let prober = Prober::new(kernels, Arc::new(Pool::new(threads)), bytes);
+        // Four times the last cache, so that it cannot help; bounded, because it is only a look.
+        let bytes = largest.saturating_mul(4).clamp(64 << 20, 1 << 30);
+        let prober = Prober::new(kernels, Arc::new(Pool::new(threads)), bytes)?;
         let mut counts = vec![1, threads];
         counts.dedup();
         let mut found = Map::new();

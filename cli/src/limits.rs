@@ -7,6 +7,7 @@
 //! Clocks and neighbours change within seconds, so probes are short and are taken around what is compared with them.
 
 use crate::work::Work;
+use anyhow::{Context, Result};
 use gable_kernels::{Kernels, Pool, Team};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -59,9 +60,10 @@ impl Limits {
 const SHORT: Duration = Duration::from_micros(400);
 /// Probes of which the best counts.
 const TRIES: usize = 5;
-/// What is read is as much as a pass reads, so that the same caches help; bounded, to be short.
+/// Less cannot be timed.
 const LEAST_READ: usize = 1 << 20;
-const MOST_READ: usize = 256 << 20;
+/// More than caches hold: a pass that reads more is compared with reading so much, which is as fast and sooner done.
+pub const MOST_READ: usize = 256 << 20;
 
 type Arithmetic = fn(Kernels, usize) -> usize;
 const KINDS: [Arithmetic; 3] = [Kernels::probe_f32, Kernels::probe_bf16, Kernels::probe_int8];
@@ -76,8 +78,15 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Makes ready: a buffer of about `bytes` to be read, which is what a pass reads.
-    pub fn new(kernels: Kernels, pool: Arc<Pool>, bytes: usize) -> Prober {
+    /// Makes ready: a buffer of `bytes` to be read; as much as a pass reads, so that the same caches help.
+    pub fn new(kernels: Kernels, pool: Arc<Pool>, bytes: usize) -> Result<Prober> {
+        let bytes = bytes.max(LEAST_READ);
+        let mut buffer: Vec<u8> = Vec::new();
+        let refused =
+            || format!("no memory for {bytes} bytes to be read, by which the machine's limit is measured");
+        buffer.try_reserve_exact(bytes).with_context(refused)?;
+        // Written, so that every page is there.
+        buffer.resize(bytes, 1);
         let rounds = KINDS.map(|probe| {
             let mut rounds = 256_usize;
             loop {
@@ -89,8 +98,7 @@ impl Prober {
                 rounds = rounds.saturating_mul(2);
             }
         });
-        // Written, so that every page is there.
-        Prober { kernels, pool, buffer: vec![1; bytes.clamp(LEAST_READ, MOST_READ)], rounds }
+        Ok(Prober { kernels, pool, buffer, rounds })
     }
 
     /// Everything, on `threads` threads of the pool: the best of a few probes of under a millisecond each, and of a few
@@ -178,7 +186,7 @@ mod unit {
     /// No machine computes less than a million operations in a second, or more than 10^17.
     #[test]
     fn probes_measure_something() {
-        let prober = Prober::new(Kernels::best(), Arc::new(Pool::new(2)), 0);
+        let prober = Prober::new(Kernels::best(), Arc::new(Pool::new(2)), 0).unwrap();
         for threads in [1, 2] {
             let l = prober.probe(threads);
             for speed in [l.f32, l.bf16, l.int8, l.read] {

@@ -13,7 +13,7 @@ mod table;
 
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::limits::Prober;
+use crate::limits::{MOST_READ, Prober};
 use crate::look::write_file;
 use crate::options::{ModelArgs, PromptArgs, SamplingArgs, SessionArgs, count};
 use crate::statistics::Random;
@@ -113,7 +113,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
     say(&format!("{}: {}", model.name(), args.session.features(options.kernels)));
-    let prober = Prober::new(options.kernels, pool, model.bytes_per_token());
+    let prober = Prober::new(options.kernels, pool, model.bytes_per_token().min(MOST_READ))?;
     let threads = [options.prompt_threads, options.decode_threads];
     let threads = threads.map(|n| n.unwrap_or_else(|| args.session.threads.threads()));
     let limits = || threads.map(|n| prober.probe(n));

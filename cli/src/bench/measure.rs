@@ -4,7 +4,7 @@ use super::options::{MeasureArgs, Plan, Setting, Test};
 use super::record::{About, Record, Sample};
 use super::{synthetic, table};
 use crate::exit::say;
-use crate::limits::{Limits, Prober};
+use crate::limits::{Limits, MOST_READ, Prober};
 use crate::options::usage;
 use crate::statistics::Random;
 use anyhow::Result;
@@ -60,8 +60,13 @@ impl<'a> Bench<'a> {
                 let how = (args.numerics.name(), !args.access().no_mmap);
                 let about = About::new(&model, &file, &options, setting, how);
                 bench.records.extend(plan.tests.iter().map(|&test| Record::new(about.clone(), test)));
-                let prober =
-                    args.roofline.then(|| Prober::new(kernels, Arc::clone(&pool), model.bytes_per_token()));
+                let prober = match args.roofline {
+                    true => {
+                        let bytes = model.bytes_per_token().min(MOST_READ);
+                        Some(Prober::new(kernels, Arc::clone(&pool), bytes)?)
+                    }
+                    false => None,
+                };
                 let session = Session::new(Arc::clone(&model), pool, options)?;
                 bench.runners.push(Runner { about, session, random: Random::new(), prober });
             }
