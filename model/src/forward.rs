@@ -12,7 +12,7 @@
 use crate::RunError;
 use crate::config::{ModelConfig, NormKind};
 use crate::model::Model;
-use crate::observer::{Observer, Site};
+use crate::observer::{Observer, Operation, Site};
 use crate::scratch::Scratch;
 use crate::weights::{Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
@@ -97,12 +97,14 @@ pub fn forward(
 ) -> Result<(), RunError> {
     let config = model.config();
     scratch.begin(model, batch.rows)?;
+    observer.done(0, Operation::Begin);
     let mut pass =
         Pass { team, model, kernels: scratch.kernels, phase: batch.phase, numerics: scratch.numerics };
     if scratch.strict {
         pass.phase = Phase::Prompt;
     }
     pass.embed(batch, scratch)?;
+    observer.done(0, Operation::Embed);
     pass.show(observer, 0, Site::Embed, scratch.x());
     for (i, layer) in model.weights().layers.iter().enumerate() {
         pass.attention_block(i, layer, cache, scratch, observer)?;
@@ -162,20 +164,25 @@ impl Pass<'_> {
         let s = scratch.parts();
 
         self.norm(&layer.attention_norm, s.x.as_ref(), s.activations)?;
+        observer.done(i, Operation::Norm);
         self.show(observer, i, Site::AttentionInput, s.activations.f32());
         self.prepare(s.activations, &[&layer.q, &layer.k, &layer.v])?;
+        observer.done(i, Operation::Prepare);
         let mut qkv = s.qkv;
         for (linear, strip) in [&layer.q, &layer.k, &layer.v].into_iter().zip(&strips) {
             self.linear(linear, s.activations, qkv.columns(strip.clone()), false)?;
         }
+        observer.done(i, Operation::Qkv);
         for (norm, strip) in [(&layer.q_norm, &strips[0]), (&layer.k_norm, &strips[1])] {
             if let Some(norm) = norm {
                 let heads = qkv.columns(strip.clone());
                 self.kernels.rms_norm_in_place(self.team, heads, &norm.weight, config.norm_eps)?;
+                observer.done(i, Operation::HeadNorm);
             }
         }
         if let Some(angles) = s.angles.for_layer(config, i) {
             self.kernels.rope(self.team, angles, head_dim, qkv.columns(0..q_dim + kv_dim))?;
+            observer.done(i, Operation::Rope);
         }
         let qkv = qkv.as_ref();
         let [q, k, v] = strips.map(|strip| qkv.columns(strip));
@@ -184,6 +191,7 @@ impl Pass<'_> {
         self.show(observer, i, Site::V, v);
 
         self.kernels.append(self.team, cache, i, s.cache_rows, k, v)?;
+        observer.done(i, Operation::Append);
         let params = AttentionParams {
             n_heads: config.n_heads,
             scale: config.attention_scale,
@@ -194,8 +202,10 @@ impl Pass<'_> {
         let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows, bias: None };
         let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;
         self.attend(i, input, &params, heads, s.attention, observer)?;
+        observer.done(i, Operation::Attention);
         self.show(observer, i, Site::Heads, s.activations.f32());
         self.prepare(s.activations, &[&layer.attention_output])?;
+        observer.done(i, Operation::Prepare);
         let (output, post_norm) = (&layer.attention_output, layer.attention_post_norm.as_ref());
         self.add_to_residual(
             i,
@@ -204,7 +214,7 @@ impl Pass<'_> {
             s.activations,
             s.x,
             s.block_out,
-            Site::AttentionOut,
+            (Site::AttentionOut, Operation::AttentionOutput),
             observer,
         )
     }
@@ -252,13 +262,16 @@ impl Pass<'_> {
         let (d_ff, rows) = (config.d_ff, scratch.rows());
         let s = scratch.parts();
         self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations)?;
+        observer.done(i, Operation::Norm);
         self.show(observer, i, Site::FfnInput, s.activations.f32());
         let mut gate_up = s.gate_up;
         match &layer.gate {
             Some(gate) => {
                 self.prepare(s.activations, &[gate, &layer.up])?;
+                observer.done(i, Operation::Prepare);
                 self.linear(gate, s.activations, gate_up.columns(0..d_ff), false)?;
                 self.linear(&layer.up, s.activations, gate_up.columns(d_ff..2 * d_ff), false)?;
+                observer.done(i, Operation::GateUp);
                 let gate_up = gate_up.as_ref();
                 let (gate, up) = (gate_up.columns(0..d_ff), gate_up.columns(d_ff..2 * d_ff));
                 let out = s.activations.begin(rows, d_ff)?;
@@ -266,7 +279,9 @@ impl Pass<'_> {
             }
             None => {
                 self.prepare(s.activations, &[&layer.up])?;
+                observer.done(i, Operation::Prepare);
                 self.linear(&layer.up, s.activations, gate_up.columns(0..d_ff), false)?;
+                observer.done(i, Operation::GateUp);
                 self.kernels.activate(self.team, config.activation, gate_up.columns(0..d_ff))?;
                 let inner = gate_up.as_ref().columns(0..d_ff);
                 let mut out = s.activations.begin(rows, d_ff)?;
@@ -275,8 +290,10 @@ impl Pass<'_> {
                 }
             }
         }
+        observer.done(i, Operation::Activate);
         self.show(observer, i, Site::FfnActivation, s.activations.f32());
         self.prepare(s.activations, &[&layer.down])?;
+        observer.done(i, Operation::Prepare);
         let post_norm = layer.ffn_post_norm.as_ref();
         self.add_to_residual(
             i,
@@ -285,7 +302,7 @@ impl Pass<'_> {
             s.activations,
             s.x,
             s.block_out,
-            Site::FfnOut,
+            (Site::FfnOut, Operation::Down),
             observer,
         )
     }
@@ -300,20 +317,23 @@ impl Pass<'_> {
         activations: &Activations,
         mut x: MatMut<'_>,
         mut block_out: MatMut<'_>,
-        site: Site,
+        (site, operation): (Site, Operation),
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         if post_norm.is_none() {
             self.linear(output, activations, x.reborrow(), true)?;
+            observer.done(i, operation);
             if !observer.wants(i, site) {
                 return Ok(());
             }
         }
         self.linear(output, activations, block_out.reborrow(), false)?;
+        observer.done(i, operation);
         if let Some(norm) = post_norm {
             let eps = self.model.config().norm_eps;
             self.kernels.rms_norm_in_place(self.team, block_out.reborrow(), &norm.weight, eps)?;
             self.kernels.add(self.team, x, block_out.as_ref())?;
+            observer.done(i, Operation::PostNorm);
         }
         self.show(observer, i, site, block_out.as_ref());
         Ok(())
@@ -339,15 +359,18 @@ impl Pass<'_> {
         }
         let last = last.as_ref().row_range(0..logits.rows());
         self.norm(&self.model.weights().output_norm, last, s.activations)?;
+        observer.done(n_layers, Operation::Norm);
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let unembedding = self.model.weights().unembedding();
         self.kernels.prepare(self.team, s.activations, self.numerics.forms(self.phase, unembedding))?;
+        observer.done(n_layers, Operation::Prepare);
         let view = unembedding.view(self.model.files())?;
         let out = logits.reborrow();
         self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
         if let Some(cap) = config.logit_soft_cap {
             self.kernels.softcap(self.team, cap, logits.reborrow())?;
         }
+        observer.done(n_layers, Operation::Unembed);
         self.show(observer, n_layers, Site::Logits, logits.as_ref());
         if self.team.is_cancelled() {
             return Err(KernelError::Cancelled.into());
