@@ -2,15 +2,15 @@
 
 use crate::bench::cpu;
 use crate::catalogue;
+use crate::limits::Prober;
 use crate::options::usage;
 use anyhow::Result;
-use gable_kernels::Kernels;
 use gable_kernels::pool::default_threads;
+use gable_kernels::{Kernels, Pool};
 use serde_json::{Map, Value, json};
-use std::hint::black_box;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::time::Instant;
+use std::sync::Arc;
 
 /// Options of `gable doctor`.
 #[derive(Debug, clap::Args)]
@@ -90,12 +90,12 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     if !args.no_bandwidth {
         // Four times the last cache, so that it cannot help; bounded, because it is only a look.
         let bytes = largest.saturating_mul(4).clamp(64 << 20, 1 << 30);
-        let buffer = vec![1_u64; bytes / 8];
+        let prober = Prober::new(kernels, Arc::new(Pool::new(threads)), bytes)?;
         let mut counts = vec![1, threads];
         counts.dedup();
         let mut found = Map::new();
         for n in counts {
-            let best = (0..5).map(|_| bandwidth(&buffer, n)).fold(0.0, f64::max);
+            let best = prober.read(n) / 1e9;
             report.line("read", format!("{best:.1} GB/s with {n} thread{}", if n == 1 { "" } else { "s" }));
             found.insert(n.to_string(), best.into());
         }
@@ -127,24 +127,6 @@ fn caches(report: &mut Report) -> usize {
     }
     report.key("caches", all);
     largest
-}
-
-/// GB/s of summing the buffer once, split over threads.
-#[expect(clippy::cast_precision_loss, reason = "a speed")]
-fn bandwidth(buffer: &[u64], threads: usize) -> f64 {
-    let part = buffer.len().div_ceil(threads.max(1)).max(1);
-    let start = Instant::now();
-    std::thread::scope(|scope| {
-        for part in buffer.chunks(part) {
-            scope.spawn(move || {
-                black_box(part.chunks(64).fold([0_u64; 64], |mut sums, chunk| {
-                    sums.iter_mut().zip(chunk).for_each(|(s, &x)| *s = s.wrapping_add(x));
-                    sums
-                }))
-            });
-        }
-    });
-    size_of_val(buffer) as f64 / start.elapsed().as_secs_f64().max(1e-9) / 1e9
 }
 
 fn read(path: &Path) -> Option<String> {

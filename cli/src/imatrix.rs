@@ -3,14 +3,14 @@
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
 use crate::new_file::NewFile;
-use crate::options::{ModelArgs, SessionArgs, count, read_text, usage};
+use crate::options::{ReadingArgs, count, read_text, usage};
 use anyhow::{Context, Result, bail};
 use gable_kernels::gemm::Phase;
 use gable_model::RunError;
 use gable_model::imatrix::{Collector, Imatrix};
 use gable_model::session::Session;
-use gable_model::tokenizer::EncodeOptions;
 use indicatif::{ProgressBar, ProgressStyle};
+use std::io::Write;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -34,26 +34,24 @@ pub struct ImatrixArgs {
     /// Also collects for the output matrix
     #[arg(long)]
     process_output: bool,
-    /// Reads names of control tokens in the text as those tokens
+    /// One JSON object about what was written
     #[arg(long)]
-    parse_special: bool,
+    json: bool,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    session: SessionArgs,
+    reading: ReadingArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &ImatrixArgs) -> Result<()> {
-    let path = args.model.path()?;
-    args.session.threads.placement.pin()?;
-    let model = args.model.open_to_run()?;
+    let path = args.reading.model.path()?;
+    args.reading.session.threads.placement.pin()?;
+    let model = args.reading.model.open_to_run()?;
     let tokenizer = model.tokenizer();
     let earlier = args.in_file.iter().map(|p| Imatrix::open(p)).collect::<Result<Vec<_>, _>>()?;
     let text = read_text(&args.file)?;
-    let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
+    let encode = args.reading.encoding();
     let ids = tokenizer.encode(&text, encode)?;
-    let context = match args.session.ctx_size {
+    let context = match args.reading.session.ctx_size {
         Some(0) => model.config().max_seq_len,
         Some(n) => n,
         None => 512,
@@ -67,15 +65,15 @@ pub fn run(args: &ImatrixArgs) -> Result<()> {
             ids.len()
         );
     }
-    let mut options = args.session.session_options(&model)?;
+    let mut options = args.reading.session.session_options(&model)?;
     options.max_positions = context;
     options.max_logits = if args.process_output { options.batch } else { 1 };
-    let pool = args.session.threads.pool(&mut options);
+    let pool = args.reading.session.threads.pool(&mut options);
     let mut session = Session::new(Arc::clone(&model), pool, options)?;
     // Begun first: a name that cannot be written is known before the work.
     let sources: Vec<_> = args.in_file.iter().chain([&path]).map(PathBuf::as_path).collect();
     let file = NewFile::create(&args.output, &sources)?;
-    say(&format!("{}: {}", model.name(), args.session.features(options.kernels)));
+    say(&format!("{}: {}", model.name(), args.reading.session.features(options.kernels)));
 
     let wanted = (ids.len() / context).min(args.chunks.unwrap_or(usize::MAX));
     let interrupt = Interrupt::watch()?;
@@ -111,6 +109,12 @@ pub fn run(args: &ImatrixArgs) -> Result<()> {
     }
     let writing = || format!("could not write {}", args.output.display());
     imatrix.write(file).with_context(writing)?.commit()?;
+    if args.json {
+        let json = serde_json::json!({
+            "output": args.output, "matrices": imatrix.len(), "chunks": wanted, "chunk_tokens": context,
+        });
+        writeln!(std::io::stdout(), "{json}")?;
+    }
     say(&format!(
         "{} matrices, {wanted} chunks of {context} tokens: {}",
         imatrix.len(),

@@ -6,6 +6,7 @@ use gable_kernels::attention::{CacheShape, CacheType, PAGE};
 use gable_model::finite::not_finite;
 use gable_model::gguf::Value;
 use gable_model::model::Model;
+use gable_model::weights::WeightMatrix;
 use gable_model::window;
 use std::io::Write;
 
@@ -34,7 +35,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
     let c = model.config();
     let tied = model.weights().output.is_none();
     let tensors = model.files().tensors();
-    let mut split = [("embedding", 0_usize), ("attention", 0), ("ffn", 0), ("head", 0), ("other", 0)];
+    let mut split = PARTS.map(|name| (name, 0_usize));
     for t in tensors {
         let i = part(&t.name);
         if let Some((_, n)) = split.get_mut(i) {
@@ -86,28 +87,60 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             writeln!(out, "  {what:<15} {n}")?;
         }
         writeln!(out, "weights           {bytes} bytes")?;
-        writeln!(out, "tied embedding    {}", if tied { "yes" } else { "no" })?;
+        writeln!(out, "W_E               {}", described(&model.weights().embedding, params))?;
+        match &model.weights().output {
+            Some(output) => writeln!(out, "W_U               {}", described(output, params))?,
+            None => writeln!(out, "W_U               W_E again (tied)")?,
+        }
         writeln!(out, "read per token    {} bytes", model.bytes_per_token())?;
         writeln!(out, "context           {} tokens", c.max_seq_len)?;
         writeln!(out, "cache, f16        {per_token} bytes per token, {in_all} bytes for the whole context")?;
         let windowed = c.windows.iter().flatten().count();
-        writeln!(out, "windows           {windowed} of {} layers", c.n_layers)?;
+        match c.windows.iter().flatten().next() {
+            Some(n) => {
+                writeln!(out, "windows           {windowed} of {} layers see {n} positions", c.n_layers)?
+            }
+            None => writeln!(out, "windows           none: every layer sees all positions")?,
+        }
     }
     out.flush()?;
     if args.check { check(&model) } else { Ok(()) }
 }
 
+/// Where parameters can be.
+const PARTS: [&str; 10] = ["embedding", "qkv", "q", "k", "v", "o", "ffn", "norm", "head", "other"];
+
 /// Where in the list of parts a tensor counts.
 fn part(name: &str) -> usize {
     let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
-    match name {
-        _ if has(&["token_embd", "position_embd", "embed_tokens", "wte", "wpe"]) => 0,
-        _ if has(&["norm", "ln_"]) => 4,
-        _ if has(&["attn"]) => 1,
-        _ if has(&["ffn", "mlp"]) => 2,
-        _ if has(&["output", "lm_head"]) => 3,
-        _ => 4,
-    }
+    let part = match name {
+        _ if has(&["token_embd", "position_embd", "embed_tokens", "wte", "wpe"]) => "embedding",
+        _ if has(&["norm", "ln_"]) => "norm",
+        _ if has(&["attn_qkv", "c_attn", "qkv_proj"]) => "qkv",
+        _ if has(&["attn_q.", "q_proj"]) => "q",
+        _ if has(&["attn_k.", "k_proj"]) => "k",
+        _ if has(&["attn_v.", "v_proj"]) => "v",
+        _ if has(&["attn_output", "o_proj", "attn.c_proj"]) => "o",
+        _ if has(&["ffn", "mlp"]) => "ffn",
+        _ if has(&["output", "lm_head"]) => "head",
+        _ => "other",
+    };
+    PARTS.iter().position(|p| *p == part).unwrap_or(PARTS.len().saturating_sub(1))
+}
+
+/// `49152 x 576 = 28.31 M of 134.52 M, Q8_0, 28.69 MiB`
+#[expect(clippy::cast_precision_loss, reason = "for people to read")]
+fn described(matrix: &WeightMatrix, params: usize) -> String {
+    let n = matrix.rows().saturating_mul(matrix.cols());
+    format!(
+        "{} x {} = {:.2} M of {:.2} M, {}, {:.2} MiB",
+        matrix.rows(),
+        matrix.cols(),
+        n as f64 / 1e6,
+        params as f64 / 1e6,
+        matrix.format(),
+        matrix.n_bytes() as f64 / f64::from(1 << 20)
+    )
 }
 
 fn metadata(model: &Model) -> impl Iterator<Item = (String, String)> {

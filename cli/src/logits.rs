@@ -1,12 +1,11 @@
 //! `gable logits`: the scores of the next token, or of every position.
 
 use crate::npy;
-use crate::options::{ModelArgs, PromptArgs, SessionArgs, usage};
+use crate::options::{PromptArgs, ReadingArgs, usage};
 use crate::statistics::top_tokens;
 use anyhow::{Context, Result};
 use gable_kernels::gemm::Phase;
 use gable_model::session::Session;
-use gable_model::tokenizer::EncodeOptions;
 use std::fs::File;
 use std::io::{BufWriter, Write};
 use std::path::{Path, PathBuf};
@@ -31,33 +30,26 @@ pub struct LogitsArgs {
     /// f32 .npy file of shape [tokens, vocabulary]
     #[arg(short, long, value_name = "FILE", requires = "all")]
     output: Option<PathBuf>,
-    /// Reads names of control tokens in the prompt as those tokens
-    #[arg(long)]
-    parse_special: bool,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    session: SessionArgs,
+    reading: ReadingArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &LogitsArgs) -> Result<()> {
-    args.session.threads.placement.pin()?;
-    let model = args.model.open_to_run()?;
+    args.reading.session.threads.placement.pin()?;
+    let model = args.reading.model.open_to_run()?;
     let tokenizer = model.tokenizer();
     let ids = match (&args.ids, args.prompt.read()?) {
         (Some(path), _) => read_ids(path)?,
-        (None, Some(text)) => {
-            tokenizer.encode(&text, EncodeOptions { add_special: true, parse_special: args.parse_special })?
-        }
+        (None, Some(text)) => tokenizer.encode(&text, args.reading.encoding())?,
         (None, None) => return Err(usage("no prompt; write it after the options, or give --ids FILE")),
     };
     if ids.is_empty() {
         return Err(usage("the prompt has no tokens"));
     }
-    let mut options = args.session.session_options(&model)?;
+    let mut options = args.reading.session.session_options(&model)?;
     options.max_logits = if args.all { ROWS } else { 1 };
-    let pool = args.session.threads.pool(&mut options);
+    let pool = args.reading.session.threads.pool(&mut options);
     let mut session = Session::new(Arc::clone(&model), pool, options)?;
     let last = match &args.output {
         Some(path) => write_all(&mut session, &ids, path).with_context(|| path.display().to_string())?,
@@ -67,7 +59,8 @@ pub fn run(args: &LogitsArgs) -> Result<()> {
         .into_iter()
         .map(|(id, logprob)| {
             let piece = String::from_utf8_lossy(tokenizer.piece(id)).into_owned();
-            serde_json::json!({ "id": id, "piece": piece, "logprob": logprob })
+            let logit = usize::try_from(id).ok().and_then(|i| last.get(i));
+            serde_json::json!({ "id": id, "piece": piece, "logit": logit, "logprob": logprob })
         })
         .collect();
     let mut out = std::io::stdout().lock();

@@ -15,8 +15,8 @@ mod positions;
 mod report;
 mod step;
 mod story;
-mod svg;
-mod terminal;
+pub mod svg;
+pub mod terminal;
 mod tokens;
 mod vector;
 mod window;
@@ -134,14 +134,6 @@ impl Common {
         self.look_with(self.model.open()?)
     }
 
-    /// Opens the model and reads the text that is looked at.
-    fn open(&self, text: &PromptArgs) -> Result<(Look, String, Vec<u32>)> {
-        let text = required_text(text)?;
-        let look = self.look()?;
-        let ids = look.encode(&text)?;
-        Ok((look, text, ids))
-    }
-
     /// Opens another model to be looked at in the same way.
     fn look_at(&self, model: &str) -> Result<Look> {
         let path = crate::locate::model(model)?;
@@ -177,8 +169,27 @@ impl Common {
     }
 }
 
+/// The text that is looked at, and what every way of looking shares.
+#[derive(Debug, clap::Args)]
+struct OfText {
+    #[command(flatten)]
+    text: PromptArgs,
+    #[command(flatten)]
+    common: Common,
+}
+
+impl OfText {
+    /// Opens the model and reads the text.
+    fn open(&self) -> Result<(Look, String, Vec<u32>)> {
+        let text = required_text(&self.text)?;
+        let look = self.common.look()?;
+        let ids = look.encode(&text)?;
+        Ok((look, text, ids))
+    }
+}
+
 /// Writes a picture to a file.
-fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
+pub fn write_file(path: &std::path::Path, text: &str) -> Result<()> {
     use anyhow::Context;
     std::fs::write(path, text).with_context(|| format!("could not write {}", path.display()))
 }

@@ -13,6 +13,7 @@ mod feed;
 mod imatrix;
 mod inspect;
 mod interrupt;
+mod limits;
 mod locate;
 mod logits;
 mod look;
@@ -20,6 +21,7 @@ mod new_file;
 mod npy;
 mod options;
 mod perplexity;
+mod profile;
 mod pull;
 mod quantize;
 mod run;
@@ -30,6 +32,7 @@ mod selftest;
 mod sigbus;
 mod statistics;
 mod tokenize;
+mod work;
 
 use clap::{CommandFactory, Parser, Subcommand};
 use std::process::ExitCode;
@@ -69,6 +72,8 @@ enum Command {
     Look(Box<look::LookArgs>),
     /// Measure speed
     Bench(bench::BenchArgs),
+    /// Show where the time goes, operation by operation
+    Profile(Box<profile::ProfileArgs>),
     /// Measure how well a text is foreseen
     Perplexity(perplexity::PerplexityArgs),
     /// Log-probabilities of given texts or choices
@@ -102,6 +107,7 @@ fn main() -> ExitCode {
         Command::Logits(args) => logits::run(&args),
         Command::Look(args) => look::run(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Profile(args) => profile::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Explain(args) => explain::run(&args),

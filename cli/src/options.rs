@@ -15,6 +15,7 @@ use anyhow::Result;
 use gable_kernels::rope::RopeScaling;
 use gable_model::gguf::OverrideValue;
 use gable_model::model::{Model, OpenOptions};
+use gable_model::tokenizer::EncodeOptions;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -73,6 +74,25 @@ impl ModelArgs {
         let model = self.open()?;
         self.access.read_ahead(&model);
         Ok(model)
+    }
+}
+
+/// A model that reads texts as they are given: which one, how texts become tokens, and how it computes.
+#[derive(Debug, clap::Args)]
+pub struct ReadingArgs {
+    /// Reads names of control tokens in texts as those tokens
+    #[arg(long)]
+    pub parse_special: bool,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub session: SessionArgs,
+}
+
+impl ReadingArgs {
+    /// With what a text begins and ends, and what its control tokens are.
+    pub fn encoding(&self) -> EncodeOptions {
+        EncodeOptions { add_special: true, parse_special: self.parse_special }
     }
 }
 

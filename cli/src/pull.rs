@@ -30,6 +30,9 @@ pub struct PullArgs {
     /// Lists the models there are
     #[arg(long)]
     list: bool,
+    /// JSON lines instead of text: a model's name, file and size
+    #[arg(long)]
+    json: bool,
 }
 
 fn known_model() -> clap::builder::PossibleValuesParser {
@@ -39,8 +42,18 @@ fn known_model() -> clap::builder::PossibleValuesParser {
 /// Runs the command; the paths of the files go to stdout.
 pub fn run(args: &PullArgs) -> Result<()> {
     let mut out = std::io::stdout().lock();
+    let json = |entry: &ModelEntry| {
+        serde_json::json!({
+            "id": entry.id, "about": entry.about, "licence": entry.licence, "bytes": entry.bytes,
+            "path": entry.path(), "present": is_there(entry),
+        })
+    };
     if args.list {
         for entry in &catalogue::MODELS {
+            if args.json {
+                writeln!(out, "{}", json(entry))?;
+                continue;
+            }
             let state = if is_there(entry) { "here" } else { "-" };
             let mib = entry.bytes >> 20;
             writeln!(out, "{:<14} {mib:>5} MiB  {state:<4}  {} ({})", entry.id, entry.about, entry.licence)?;
@@ -49,7 +62,10 @@ pub fn run(args: &PullArgs) -> Result<()> {
     }
     for id in &args.models {
         let path = ensure(id)?;
-        writeln!(out, "{}", path.display())?;
+        match catalogue::find(id).filter(|_| args.json) {
+            Some(entry) => writeln!(out, "{}", json(entry))?,
+            None => writeln!(out, "{}", path.display())?,
+        }
     }
     Ok(())
 }

@@ -3,6 +3,7 @@
 //! Flags and log lines are those of llama-quantize, and so is the choice of each tensor's type. Beside its size, every
 //! converted tensor's line says how far it is from its source.
 
+mod budget;
 mod report;
 
 use crate::exit::{Interrupted, say};
@@ -30,7 +31,9 @@ use std::sync::atomic::AtomicBool;
     after_help = "Types: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0, in any case, or their \
                   numbers in llama.cpp.\n\nExamples:\n  gable quantize model-f16.gguf model-q4.gguf Q4_K_M\n  \
                   gable quantize --imatrix model.imatrix.gguf model-f16.gguf model-q4.gguf q4_k_m 8\n  \
-                  gable quantize --allow-requantize --dry-run smollm2 Q4_0"
+                  gable quantize --allow-requantize --dry-run smollm2 Q4_0\n  \
+                  gable perplexity -m model-q4.gguf --vs model-f16.gguf -f text.txt -c 128 --blame --json > blame.json\n  \
+                  gable quantize --budget 5.0bpw --blame blame.json model-f16.gguf model-q4+.gguf Q4_0"
 )]
 pub struct QuantizeArgs {
     /// GGUF file or Hugging Face folder to read, file to write (left out: ggml-model-TYPE.gguf beside or in it), type, number of threads
@@ -57,6 +60,12 @@ pub struct QuantizeArgs {
     /// For tensors in whose names the pattern is found; the first that fits decides
     #[arg(long, value_name = "REGEX=TYPE", value_parser = pattern)]
     tensor_type: Vec<(Regex, Format)>,
+    /// Gives better types to the tensors of --blame until all tensors together have so many bits per weight: 4.5bpw
+    #[arg(long, value_name = "BPW", value_parser = budget::bits_per_weight, requires = "blame")]
+    budget: Option<f64>,
+    /// What the tensors' quantization costs, as `gable perplexity --vs ORIGINAL --blame --json` prints it
+    #[arg(long, value_name = "FILE", requires = "budget")]
+    blame: Option<PathBuf>,
     /// Says what would be done, and writes nothing
     #[arg(long)]
     dry_run: bool,
@@ -147,7 +156,10 @@ pub fn run(args: &QuantizeArgs) -> Result<()> {
     let job = args.job()?;
     let source = Source::open(&job.source)?;
     let imatrix = args.imatrix.as_deref().map(Imatrix::open).transpose()?;
-    let choices = args.recipe(job.file_type).choose(source.tensors());
+    let mut choices = args.recipe(job.file_type).choose(source.tensors());
+    if let (Some(bits), Some(blame)) = (args.budget, &args.blame) {
+        budget::spend(bits, blame, source.tensors(), &mut choices)?;
+    }
     check(&source, &choices, imatrix.as_ref(), args)?;
     let mut report = Report::new(&source, &choices, args.json)?;
     say(&format!(

@@ -36,6 +36,9 @@ pub struct RunArgs {
     /// Prints a JSON line for each token instead of the text: its log-probability and the N most likely tokens
     #[arg(long, value_name = "N", value_parser = count(0, 1000), help_heading = "Prompt")]
     logprobs: Option<usize>,
+    /// Prints one JSON object in the end instead of the text: the text, why it ended, token counts, seconds, the seed
+    #[arg(long, conflicts_with = "logprobs", help_heading = "Prompt")]
+    json: bool,
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
@@ -72,7 +75,14 @@ pub fn run(args: &RunArgs) -> Result<()> {
 
     let mut out = Checked::new();
     let options = args.generation.options();
+    let mut text = String::new();
     let (stats, pressed) = match args.logprobs {
+        None if args.json => interrupt.during(|| {
+            generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |piece| {
+                text.push_str(piece);
+                ControlFlow::Continue(())
+            })
+        }),
         None => {
             if !args.no_display_prompt {
                 let _ = out.write(&prompt);
@@ -101,12 +111,25 @@ pub fn run(args: &RunArgs) -> Result<()> {
         }),
     };
     let stats = stats?;
+    if args.json {
+        let _ = out.write(&json_line(&prompt, &text, seed, &stats));
+    }
     out.finish()?;
     say_timings(&stats);
     if stats.stop == StopReason::ContextFull {
         say(&format!("the context of {} tokens is full; -c makes it longer", session.max_positions()));
     }
     if pressed { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// What was asked, what came, and how fast.
+fn json_line(prompt: &str, text: &str, seed: u64, stats: &GenerateStats) -> String {
+    let json = serde_json::json!({
+        "prompt": prompt, "text": text, "stop": format!("{:?}", stats.stop), "seed": seed,
+        "prompt_tokens": stats.prompt_tokens, "generated_tokens": stats.generated_tokens,
+        "prompt_seconds": stats.prompt_time.as_secs_f64(), "decode_seconds": stats.decode_time.as_secs_f64(),
+    });
+    format!("{json}\n")
 }
 
 /// A token with its log-probability and the `n` most likely ones, before any stage of the sampler.

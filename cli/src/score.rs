@@ -10,12 +10,11 @@
 
 use crate::exit::say;
 use crate::feed::{self, Feed};
-use crate::options::{ModelArgs, SessionArgs, read_text, usage};
+use crate::options::{ReadingArgs, read_text, usage};
 use crate::statistics::negative_log;
 use anyhow::{Context, Result, bail};
 use gable_kernels::gemm::Phase;
 use gable_model::model::Model;
-use gable_model::tokenizer::EncodeOptions;
 use serde_json::{Map, Value, json};
 use std::io::Write;
 use std::path::PathBuf;
@@ -42,25 +41,20 @@ pub struct ScoreArgs {
     /// Adds each token with its log-probability
     #[arg(long)]
     tokens: bool,
-    /// Reads names of control tokens as those tokens
-    #[arg(long)]
-    parse_special: bool,
     #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    session: SessionArgs,
+    reading: ReadingArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &ScoreArgs) -> Result<()> {
-    args.session.threads.placement.pin()?;
+    args.reading.session.threads.placement.pin()?;
     let tasks = tasks(args)?;
-    let model = args.model.open_to_run()?;
-    let mut options = args.session.session_options(&model)?;
+    let model = args.reading.model.open_to_run()?;
+    let mut options = args.reading.session.session_options(&model)?;
     options.max_logits = feed::ROWS;
-    let pool = args.session.threads.pool(&mut options);
+    let pool = args.reading.session.threads.pool(&mut options);
     let feed = Feed::new(&model, &pool, options, Phase::Prompt)?;
-    say(&format!("{}: {}", model.name(), args.session.features(options.kernels)));
+    say(&format!("{}: {}", model.name(), args.reading.session.features(options.kernels)));
     let mut scorer = Scorer { args, model: &model, feed, max: options.max_positions };
     let mut out = std::io::BufWriter::new(std::io::stdout().lock());
     for (i, task) in tasks.into_iter().enumerate() {
@@ -198,7 +192,7 @@ impl Scorer<'_> {
 
     /// Log-probabilities of the texts' tokens after the prompt.
     fn score(&mut self, prompt: Option<&str>, texts: Vec<String>) -> Result<Vec<Scored>> {
-        let options = EncodeOptions { add_special: true, parse_special: self.args.parse_special };
+        let options = self.args.reading.encoding();
         let tokenizer = self.model.tokenizer();
         let before = prompt.unwrap_or("");
         let mut whole = Vec::with_capacity(texts.len());

@@ -78,9 +78,20 @@ fn roofline_columns_stand_behind_the_speed() {
     assert_eq!(plain[1..8], ["model", "size", "params", "backend", "threads", "test", "t/s"]);
     let more = columns(stdout(&[&args[..], &["--roofline"]].concat()));
     assert_eq!(more[..8], plain[..8]);
-    assert_eq!(more[8..12], ["isa", "GB/s", "ttft ms", "p95 ms/t"]);
+    assert_eq!(more[8..13], ["isa", "GB/s", "% of limit", "ttft ms", "p95 ms/t"]);
     let changed = columns(stdout(&[&args[..], &["-b", "16", "-ub", "4", "-ctk", "f32"]].concat()));
     assert_eq!(changed[6..12], ["n_batch", "n_ubatch", "type_k", "type_v", "test", "t/s"]);
+}
+
+#[test]
+fn a_share_of_the_limit_is_measured_only_if_it_is_asked_for() {
+    let args = ["-p", "64", "-n", "16", "-pg", "64,16"];
+    assert!(records(&args).iter().all(|row| row["limit_percent"].is_null()));
+    for row in records(&[&args[..], &["--roofline"]].concat()) {
+        // Clocks may rise between probe and test, but nothing computes twice as fast as it can.
+        let percent = row["limit_percent"].as_f64().unwrap();
+        assert!(percent > 0.0 && percent < 200.0, "{row}");
+    }
 }
 
 #[test]

@@ -1,36 +1,16 @@
 //! The `gable` program as a user has it: what stands on stdout, what on stderr, and with which code it ends.
 //!
-//! The tests that need a model use those of `gable pull` where they are; without them they say so and pass.
+//! The tests that need a model use those of `gable pull`.
 
-use std::io::{BufRead, BufReader, Read, Write};
-use std::path::PathBuf;
+mod program;
+
+use program::{Scrap, failed, fails, gable, output, talk};
+use std::io::{BufRead, BufReader, Read};
 use std::process::{Command, Output, Stdio};
 
-/// The model's file. A test that needs it fails without it.
+/// The model's file, as an argument.
 fn cached(id: &str) -> String {
-    let home = std::env::var_os("GABLE_HOME").map(PathBuf::from);
-    let home = home.unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache").join("gable"));
-    let path = home.join(format!("{id}.gguf"));
-    assert!(path.is_file(), "{id} is not in the cache; fetch it with `gable pull {id}`");
-    path.to_string_lossy().into_owned()
-}
-
-fn gable(args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_gable"));
-    command.args(args).stdin(Stdio::null()).env_remove("GABLE_MODEL").env_remove("GABLE_THREADS");
-    command
-}
-
-fn output(args: &[&str]) -> Output {
-    gable(args).output().unwrap()
-}
-
-/// Feeds `input` to stdin.
-fn talk(args: &[&str], input: &str) -> Output {
-    let mut child =
-        gable(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
-    child.wait_with_output().unwrap()
+    program::cached(id).to_string_lossy().into_owned()
 }
 
 fn stdout(output: &Output) -> String {
@@ -39,43 +19,6 @@ fn stdout(output: &Output) -> String {
 
 fn stderr(output: &Output) -> String {
     String::from_utf8(output.stderr.clone()).unwrap()
-}
-
-/// Ends with `code` and says `words` on stderr, nothing on stdout.
-fn fails(output: &Output, code: i32, words: &[&str]) {
-    let err = stderr(output);
-    assert_eq!(output.status.code(), Some(code), "{err}");
-    assert!(output.stdout.is_empty(), "{}", stdout(output));
-    for word in words {
-        assert!(err.contains(word), "{err:?} lacks {word:?}");
-    }
-}
-
-/// A file or folder of its own, removed at the end.
-struct Scrap(PathBuf);
-
-impl Scrap {
-    fn new(name: &str) -> Scrap {
-        let path = std::env::temp_dir().join(format!("gable-cli-{}-{name}", std::process::id()));
-        Scrap(path)
-    }
-
-    fn file(name: &str, text: &str) -> Scrap {
-        let scrap = Scrap::new(name);
-        std::fs::write(&scrap.0, text).unwrap();
-        scrap
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-}
-
-impl Drop for Scrap {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-        let _ = std::fs::remove_dir(&self.0);
-    }
 }
 
 const PROMPT: &str = "The quick brown fox";
@@ -99,6 +42,40 @@ fn the_text_does_not_depend_on_the_number_of_threads() {
     assert_eq!(strict.stdout, run("2", &["--strict"]).stdout, "a prompt in parts, strictly");
     let bare = run("2", &["--no-display-prompt"]);
     assert_eq!(format!("{PROMPT}{}", stdout(&bare)), text);
+}
+
+/// Instruction sets that fuse multiply-add sum in one order; with attention in f32 everywhere their texts are the same.
+#[test]
+fn the_text_does_not_depend_on_a_fusing_instruction_set_or_on_the_batch() {
+    let model = cached("smollm2");
+    let args = [
+        "run",
+        "-m",
+        &model,
+        "--temp",
+        "0",
+        "-n",
+        "64",
+        "--numerics",
+        "precise",
+        "--strict",
+        "Once upon a time",
+    ];
+    let with = |isa: &str, more: &[&str]| {
+        let run = gable(&[&args[..], more].concat()).env("GABLE_ISA", isa).output().unwrap();
+        assert!(run.status.success(), "{isa}: {}", stderr(&run));
+        stdout(&run)
+    };
+    let isas: Vec<&str> = gable_kernels::Kernels::every_available()
+        .map(|k| k.isa().name())
+        .filter(|isa| *isa != "portable")
+        .collect();
+    let Some(first) = isas.first() else { return };
+    let text = with(first, &[]);
+    for isa in &isas {
+        assert_eq!(with(isa, &[]), text, "{isa} and {first}");
+    }
+    assert_eq!(with(first, &["-ub", "1"]), text);
 }
 
 #[test]
@@ -138,25 +115,25 @@ fn generation_stops_before_a_reverse_prompt() {
 
 #[test]
 fn what_is_no_model_is_named() {
-    fails(&output(&["run", "-m", "/nonexistent/x.gguf", "x"]), 1, &["/nonexistent/x.gguf", "no such file"]);
-    fails(&output(&["run", "-m", "no-such-model", "x"]), 1, &["no-such-model", "smollm2", "ollama pull"]);
-    fails(&output(&["run", "-m", "no/such:Q4_0", "x"]), 1, &["hf download no/such"]);
+    fails(&["run", "-m", "/nonexistent/x.gguf", "x"], 1, &["/nonexistent/x.gguf", "no such file"]);
+    fails(&["run", "-m", "no-such-model", "x"], 1, &["no-such-model", "smollm2", "ollama pull"]);
+    fails(&["run", "-m", "no/such:Q4_0", "x"], 1, &["hf download no/such"]);
     let folder = Scrap::new("empty");
-    std::fs::create_dir(&folder.0).unwrap();
-    fails(&output(&["run", "-m", folder.path(), "x"]), 1, &["config.json", folder.path()]);
+    std::fs::create_dir(folder.path()).unwrap();
+    fails(&["run", "-m", folder.path(), "x"], 1, &["config.json", folder.path()]);
     let page = Scrap::file("page.gguf", "<!DOCTYPE html><html><body>404</body></html>");
-    fails(&output(&["run", "-m", page.path(), "x"]), 1, &["HTML page", page.path()]);
+    fails(&["run", "-m", page.path(), "x"], 1, &["HTML page", page.path()]);
 }
 
 #[test]
 fn a_wrong_command_line_ends_with_2() {
-    fails(&output(&["run", "--no-such-flag", "x"]), 2, &["--no-such-flag"]);
-    fails(&output(&["run", "--temp", "-1", "x"]), 2, &["temp"]);
-    fails(&output(&["run", "--top-p", "2", "x"]), 2, &["top-p is 2"]);
-    fails(&output(&["run", "--samplers", "top_x", "x"]), 2, &["top_x"]);
-    fails(&output(&["run", "-ctk", "f16", "-ctv", "q8_0", "x"]), 2, &["q8_0"]);
-    fails(&output(&["run"]), 2, &["no prompt"]);
-    fails(&output(&["run", "-t", "0", "x"]), 2, &["1 to 1024"]);
+    fails(&["run", "--no-such-flag", "x"], 2, &["--no-such-flag"]);
+    fails(&["run", "--temp", "-1", "x"], 2, &["temp"]);
+    fails(&["run", "--top-p", "2", "x"], 2, &["top-p is 2"]);
+    fails(&["run", "--samplers", "top_x", "x"], 2, &["top_x"]);
+    fails(&["run", "-ctk", "f16", "-ctv", "q8_0", "x"], 2, &["q8_0"]);
+    fails(&["run"], 2, &["no prompt"]);
+    fails(&["run", "-t", "0", "x"], 2, &["1 to 1024"]);
 }
 
 #[test]
@@ -164,7 +141,7 @@ fn a_prompt_longer_than_the_context_is_refused() {
     let model = cached("smollm2");
     let long = "word ".repeat(40);
     let out = output(&["run", "-m", &model, "-c", "16", &long]);
-    fails(&out, 1, &["41 tokens do not fit into a context of 16"]);
+    failed(&out, 1, &["41 tokens do not fit into a context of 16"]);
 }
 
 #[test]
@@ -302,7 +279,11 @@ fn a_user_cannot_write_control_tokens() {
 #[test]
 fn a_base_model_is_refused_unless_the_transcript_is_plain() {
     let model = cached("gemma3");
-    fails(&talk(&["chat", "-m", &model], "hello\n"), 1, &["base model, no chat template", "--plain --names"]);
+    failed(
+        &talk(&["chat", "-m", &model], "hello\n"),
+        1,
+        &["base model, no chat template", "--plain --names"],
+    );
     let plain = ["--plain", "--names", "User,Apple", "--system", "You're an apple.", "--show-prompt"];
     let args = [&["chat", "-m", &model, "--temp", "0", "-n", "16"], &plain[..]].concat();
     let out = talk(&args, "Give me a bunnn\n");

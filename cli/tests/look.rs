@@ -1,5 +1,8 @@
 //! `gable look` as a user has it.
 
+mod program;
+
+use program::{Scrap, failed, gable};
 use serde_json::Value;
 use std::path::PathBuf;
 use std::process::{Command, Output};
@@ -7,15 +10,7 @@ use std::process::{Command, Output};
 const CREATURE: &str = "a fluffy blue creature roamed the verdant forest";
 
 fn output(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_gable"))
-        .arg("look")
-        .args(args)
-        .env_remove("GABLE_MODEL")
-        .env_remove("GABLE_THREADS")
-        .env_remove("GABLE_NUMERICS")
-        .env("COLUMNS", "80")
-        .output()
-        .unwrap()
+    gable(&[&["look"], args].concat()).env("COLUMNS", "80").output().unwrap()
 }
 
 fn text(args: &[&str]) -> String {
@@ -30,36 +25,7 @@ fn json(args: &[&str]) -> Value {
 
 /// Ends with code 2 and says `words`.
 fn refused(args: &[&str], words: &[&str]) {
-    let output = output(args);
-    let err = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{args:?}: {err}");
-    assert!(output.stdout.is_empty());
-    for word in words {
-        assert!(err.contains(word), "{args:?}: {err:?} lacks {word:?}");
-    }
-}
-
-/// A file of its own, removed at the end.
-struct Scrap(PathBuf);
-
-impl Scrap {
-    fn new(name: &str) -> Scrap {
-        Scrap(std::env::temp_dir().join(format!("gable-look-{}-{name}", std::process::id())))
-    }
-
-    fn path(&self) -> &str {
-        self.0.to_str().unwrap()
-    }
-
-    fn read(&self) -> String {
-        std::fs::read_to_string(&self.0).unwrap()
-    }
-}
-
-impl Drop for Scrap {
-    fn drop(&mut self) {
-        let _ = std::fs::remove_file(&self.0);
-    }
+    failed(&output(args), 2, words);
 }
 
 /// One call of each way of looking, but for those that need a file.
@@ -181,7 +147,7 @@ fn the_table_of_positions_means_what_perplexity_measures() {
     let passage: String = std::fs::read_to_string(file).unwrap().chars().take(900).collect();
     for model in ["smollm2", "gemma3"] {
         let scrap = Scrap::new(&format!("{model}.txt"));
-        std::fs::write(&scrap.0, &passage).unwrap();
+        std::fs::write(scrap.path(), &passage).unwrap();
         let found = json(&["positions", "-m", model, "-f", scrap.path()]);
         let output = Command::new(env!("CARGO_BIN_EXE_gable"))
             .args(["perplexity", "-m", model, "-f", scrap.path(), "--whole", "--json"])
@@ -242,7 +208,7 @@ fn a_guess_needs_the_story() {
     let story = "The old man was murdered at night. The cook was innocent, for he was in London that night. The \
         gardener had blood on his coat, and the gardener had the knife. The gardener hated the victim. The gardener \
         confessed to the murder. Everyone was shocked that it was the gardener. Therefore, the murderer was the\n";
-    std::fs::write(&scrap.0, story).unwrap();
+    std::fs::write(scrap.path(), story).unwrap();
     let found = json(&["window", scrap.path(), "--target", "gardener"]);
     let visible = found["visible"].as_array().unwrap();
     assert!(visible[0]["rank"].as_u64().unwrap() > 10);

@@ -161,6 +161,16 @@ fn lines_that_are_no_task_are_named() {
 }
 
 #[test]
+fn a_run_as_json_holds_the_text_that_is_printed_otherwise() {
+    let run = ["run", "-m", "smollm2", "--temp", "0", "-n", "5", "The capital of France is"];
+    let shown = stdout(&run);
+    let found: serde_json::Value = serde_json::from_str(&stdout(&[&run[..], &["--json"]].concat())).unwrap();
+    let (prompt, text) = (found["prompt"].as_str().unwrap(), found["text"].as_str().unwrap());
+    assert_eq!(shown.trim_end(), format!("{prompt}{text}").trim_end());
+    assert_eq!((&found["stop"], &found["generated_tokens"]), (&"MaxTokens".into(), &5.into()));
+}
+
+#[test]
 fn logprobs_of_a_greedy_run_are_those_of_its_most_likely_tokens() {
     let prompt = "My teacher was Professor";
     let lines = stdout(&["run", "-m", "smollm2", "--temp", "0", "-n", "4", "--logprobs", "2", prompt]);

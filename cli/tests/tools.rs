@@ -41,7 +41,12 @@ fn logits_agree_with_the_golden_prompt_about_the_next_token() {
     let found = json(&["logits", "-m", "smollm2", prompt["text"].as_str().unwrap()]);
     assert_eq!(found["ids"], prompt["ids"]);
     assert_eq!(found["top"][0]["id"], prompt["top20_ids"][0]);
-    assert_eq!(found["top"].as_array().unwrap().len(), 20);
+    let top = found["top"].as_array().unwrap();
+    assert_eq!(top.len(), 20);
+    // Raw scores differ from log-probabilities by one number, the logarithm of their sum.
+    let number = |t: &Value, key: &str| t[key].as_f64().unwrap();
+    let sum = number(&top[0], "logit") - number(&top[0], "logprob");
+    assert!(top.iter().all(|t| (number(t, "logit") - number(t, "logprob") - sum).abs() < 1e-4) && sum > 1.0);
 }
 
 #[test]
@@ -69,10 +74,47 @@ fn fast_numerics_stay_close_to_exact_ones() {
 }
 
 #[test]
+fn pull_says_in_json_where_a_model_is() {
+    let lines = stdout(&["pull", "--list", "--json"]);
+    let models: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let smollm2 = models.iter().find(|m| m["id"] == "smollm2").unwrap();
+    assert_eq!((&smollm2["present"], &smollm2["licence"]), (&true.into(), &"Apache-2.0".into()));
+    assert_eq!(&json(&["pull", "smollm2", "--json"]), smollm2, "what is there is not fetched again");
+    assert_eq!(stdout(&["pull", "smollm2"]).trim_end(), smollm2["path"]);
+}
+
+#[test]
 fn inspect_counts_the_tensors() {
     let found = json(&["inspect", "-m", "smollm2", "--json"]);
     assert_eq!(found["tensors"].as_array().unwrap().len(), 272);
     assert_eq!(found["tied_embedding"], true);
+    let split = found["parameter_split"].as_object().unwrap();
+    let sum: u64 = split.values().map(|n| n.as_u64().unwrap()).sum();
+    assert_eq!(
+        (sum, &split["q"], &split["k"]),
+        (134_515_008, &(30 * 576 * 576).into(), &(30 * 576 * 192).into())
+    );
+    assert_eq!((&found["context"], &found["cache_bytes_per_token"]), (&8192.into(), &23_040.into()));
+}
+
+#[test]
+fn inspect_says_where_the_parameters_are_and_how_far_layers_see() {
+    let small = stdout(&["inspect", "-m", "smollm2"]);
+    for line in [
+        "W_E               49152 x 576 = 28.31 M of 134.52 M, Q8_0, 28.69 MiB",
+        "W_U               W_E again (tied)",
+        "23040 bytes per token",
+        "every layer sees all positions",
+    ] {
+        assert!(small.contains(line), "{line}: {small}");
+    }
+    let gemma = stdout(&["inspect", "-m", "gemma3"]);
+    assert!(
+        gemma.contains("context           32768 tokens")
+            && gemma.contains("15 of 18 layers see 512 positions")
+    );
+    let untied = stdout(&["inspect", "-m", &fixture("llama/model.gguf")]);
+    assert!(untied.contains("W_U               288 x "), "{untied}");
 }
 
 #[test]

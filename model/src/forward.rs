@@ -12,7 +12,7 @@
 use crate::RunError;
 use crate::config::{ModelConfig, NormKind};
 use crate::model::Model;
-use crate::observer::{Observer, Site};
+use crate::observer::{Observer, Operation, Site};
 use crate::scratch::Scratch;
 use crate::weights::{Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
@@ -97,12 +97,14 @@ pub fn forward(
 ) -> Result<(), RunError> {
     let config = model.config();
     scratch.begin(model, batch.rows)?;
+    observer.done(0, Operation::Begin);
     let mut pass =
         Pass { team, model, kernels: scratch.kernels, phase: batch.phase, numerics: scratch.numerics };
     if scratch.strict {
         pass.phase = Phase::Prompt;
     }
     pass.embed(batch, scratch)?;
+    observer.done(0, Operation::Embed);
     pass.show(observer, 0, Site::Embed, scratch.x());
     for (i, layer) in model.weights().layers.iter().enumerate() {
         pass.attention_block(i, layer, cache, scratch, observer)?;
@@ -163,20 +165,24 @@ impl Pass<'_> {
 
         let forms = self.forms([&layer.q, &layer.k, &layer.v]);
         self.norm(&layer.attention_norm, s.x.as_ref(), s.activations, forms)?;
+        observer.done(i, Operation::Norm);
         self.show(observer, i, Site::AttentionInput, s.activations.f32());
         let mut qkv = s.qkv;
         let [q, k, v] = qkv.reborrow().split_columns([q_dim, kv_dim, kv_dim]);
         let (w_q, w_k, w_v) = (self.view(&layer.q)?, self.view(&layer.k)?, self.view(&layer.v)?);
         let products = [product(&layer.q, &w_q, q), product(&layer.k, &w_k, k), product(&layer.v, &w_v, v)];
         self.kernels.matmul_each(self.team, self.phase, s.activations, products)?;
+        observer.done(i, Operation::Qkv);
         for (norm, strip) in [(&layer.q_norm, &strips[0]), (&layer.k_norm, &strips[1])] {
             if let Some(norm) = norm {
                 let heads = qkv.columns(strip.clone());
                 self.kernels.rms_norm_in_place(self.team, heads, &norm.weight, config.norm_eps)?;
+                observer.done(i, Operation::HeadNorm);
             }
         }
         if let Some(angles) = s.angles.for_layer(config, i) {
             self.kernels.rope(self.team, angles, head_dim, qkv.columns(0..q_dim + kv_dim))?;
+            observer.done(i, Operation::Rope);
         }
         let qkv = qkv.as_ref();
         let [q, k, v] = strips.map(|strip| qkv.columns(strip));
@@ -185,6 +191,7 @@ impl Pass<'_> {
         self.show(observer, i, Site::V, v);
 
         self.kernels.append(self.team, cache, i, s.cache_rows, k, v)?;
+        observer.done(i, Operation::Append);
         let params = AttentionParams {
             n_heads: config.n_heads,
             scale: config.attention_scale,
@@ -195,8 +202,10 @@ impl Pass<'_> {
         let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows, bias: None };
         let heads = s.activations.begin(s.cache_rows.len(), q_dim)?;
         self.attend(i, input, &params, heads, s.attention, observer)?;
+        observer.done(i, Operation::Attention);
         self.show(observer, i, Site::Heads, s.activations.f32());
         self.kernels.prepare(self.team, s.activations, self.forms([&layer.attention_output]))?;
+        observer.done(i, Operation::Prepare);
         let (output, post_norm) = (&layer.attention_output, layer.attention_post_norm.as_ref());
         self.add_to_residual(
             i,
@@ -205,7 +214,7 @@ impl Pass<'_> {
             s.activations,
             s.x,
             s.block_out,
-            Site::AttentionOut,
+            (Site::AttentionOut, Operation::AttentionOutput),
             observer,
         )
     }
@@ -254,6 +263,7 @@ impl Pass<'_> {
         let s = scratch.parts();
         let forms = self.forms(layer.gate.iter().chain([&layer.up]));
         self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations, forms)?;
+        observer.done(i, Operation::Norm);
         self.show(observer, i, Site::FfnInput, s.activations.f32());
         let mut inner = s.hidden.begin(rows, d_ff)?;
         match &layer.gate {
@@ -263,16 +273,29 @@ impl Pass<'_> {
                 let factors = [product(gate, &w_gate, of_gate), product(&layer.up, &w_up, of_up)];
                 let (phase, activation) = (self.phase, config.activation);
                 self.kernels.matmul_gated(self.team, phase, s.activations, activation, factors, inner)?;
+                observer.done(i, Operation::GateUp);
             }
             None => {
                 self.linear(&layer.up, s.activations, inner.reborrow(), false)?;
+                observer.done(i, Operation::GateUp);
                 self.kernels.activate(self.team, config.activation, inner)?;
+                observer.done(i, Operation::Activate);
             }
         }
         self.show(observer, i, Site::FfnActivation, s.hidden.f32());
         self.kernels.prepare(self.team, s.hidden, self.forms([&layer.down]))?;
+        observer.done(i, Operation::Prepare);
         let post_norm = layer.ffn_post_norm.as_ref();
-        self.add_to_residual(i, &layer.down, post_norm, s.hidden, s.x, s.block_out, Site::FfnOut, observer)
+        self.add_to_residual(
+            i,
+            &layer.down,
+            post_norm,
+            s.hidden,
+            s.x,
+            s.block_out,
+            (Site::FfnOut, Operation::Down),
+            observer,
+        )
     }
 
     /// `x += W a`, or `x += norm(W a)` in families that normalise behind a block.
@@ -285,20 +308,23 @@ impl Pass<'_> {
         activations: &Activations,
         mut x: MatMut<'_>,
         mut block_out: MatMut<'_>,
-        site: Site,
+        (site, operation): (Site, Operation),
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         if post_norm.is_none() {
             self.linear(output, activations, x.reborrow(), true)?;
+            observer.done(i, operation);
             if !observer.wants(i, site) {
                 return Ok(());
             }
         }
         self.linear(output, activations, block_out.reborrow(), false)?;
+        observer.done(i, operation);
         if let Some(norm) = post_norm {
             let eps = self.model.config().norm_eps;
             self.kernels.rms_norm_in_place(self.team, block_out.reborrow(), &norm.weight, eps)?;
             self.kernels.add(self.team, x, block_out.as_ref())?;
+            observer.done(i, Operation::PostNorm);
         }
         self.show(observer, i, site, block_out.as_ref());
         Ok(())
@@ -326,6 +352,7 @@ impl Pass<'_> {
         let unembedding = self.model.weights().unembedding();
         let forms = self.numerics.forms(self.phase, unembedding);
         self.norm(&self.model.weights().output_norm, last, s.activations, forms)?;
+        observer.done(n_layers, Operation::Norm);
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let view = unembedding.view(self.model.files())?;
         let out = logits.reborrow();
@@ -333,6 +360,7 @@ impl Pass<'_> {
         if let Some(cap) = config.logit_soft_cap {
             self.kernels.softcap(self.team, cap, logits.reborrow())?;
         }
+        observer.done(n_layers, Operation::Unembed);
         self.show(observer, n_layers, Site::Logits, logits.as_ref());
         if self.team.is_cancelled() {
             return Err(KernelError::Cancelled.into());

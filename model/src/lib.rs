@@ -23,6 +23,7 @@ pub mod sampler;
 pub mod scratch;
 pub mod session;
 pub mod tensor_table;
+pub mod timeline;
 pub mod tokenizer;
 mod unique_keys;
 pub mod weights;

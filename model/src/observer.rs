@@ -1,7 +1,9 @@
 //! Looking at a forward pass while it runs.
 //!
 //! An [`Observer`] says beforehand which places it wants to see, and gets a view of the values there. The pass computes
-//! the same bits with and without it, and what nobody wants costs one comparison per layer.
+//! the same bits with and without it, and what nobody wants costs one comparison per layer. It is also told when each
+//! operation is done, which is what a [`Timeline`](crate::timeline::Timeline) is made of; who does not care for that
+//! costs an empty call.
 
 use gable_kernels::MatRef;
 
@@ -43,12 +45,52 @@ pub enum Site {
     Logits,
 }
 
+/// A step of a pass. One that has ended without a word of its own is counted to the next that has one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[non_exhaustive]
+pub enum Operation {
+    /// The pool's threads are awake.
+    Enter,
+    /// The batch is checked, RoPE's angles are made.
+    Begin,
+    /// Rows of the embedding are looked up.
+    Embed,
+    /// A norm before a block or before the unembedding.
+    Norm,
+    /// Activations take the form that the coming matmuls multiply with.
+    Prepare,
+    /// `W_Q`, `W_K` and `W_V`.
+    Qkv,
+    /// Norms of each head's query and key.
+    HeadNorm,
+    /// Queries and keys are turned by position.
+    Rope,
+    /// Keys and values go into the cache.
+    Append,
+    /// Scores, softmax, weighted sum of values.
+    Attention,
+    /// `W_O`, added to the residual stream.
+    AttentionOutput,
+    /// `W_gate` and `W_up`.
+    GateUp,
+    /// Nonlinearity and gate.
+    Activate,
+    /// `W_down`, added to the residual stream.
+    Down,
+    /// A norm behind a block, and the sum with the residual stream.
+    PostNorm,
+    /// `W_U`, of the rows that want logits.
+    Unembed,
+}
+
 /// Who looks.
 pub trait Observer {
     /// Whether the values at this place are wanted: asked before they are computed.
     fn wants(&self, layer: usize, site: Site) -> bool;
     /// The values of one batch at a place that was wanted.
     fn observe(&mut self, layer: usize, site: Site, values: MatRef<'_>);
+    /// An operation is done, on all threads; outside of layers `layer` is 0 before and `n_layers` after them.
+    fn done(&mut self, _layer: usize, _operation: Operation) {}
 }
 
 /// Nobody looks.

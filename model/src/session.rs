@@ -3,8 +3,9 @@
 use crate::RunError;
 use crate::forward::{Batch, Numerics, Row, forward};
 use crate::model::Model;
-use crate::observer::Observer;
+use crate::observer::{Observer, Operation};
 use crate::scratch::{Calls, Scratch, ScratchOptions, room};
+use crate::timeline::Timeline;
 use crate::window;
 use gable_kernels::attention::{CacheShape, CacheType, KvCache, SequenceId};
 use gable_kernels::gemm::Phase;
@@ -81,6 +82,7 @@ pub struct Session {
     prompt_threads: usize,
     decode_threads: usize,
     cancel: Option<Arc<AtomicBool>>,
+    timeline: Option<Timeline>,
 }
 
 impl Session {
@@ -138,6 +140,7 @@ impl Session {
             prompt_threads,
             decode_threads,
             cancel: None,
+            timeline: None,
         })
     }
 
@@ -164,6 +167,16 @@ impl Session {
     /// Forward passes so far.
     pub fn calls(&self) -> Calls {
         self.scratch.calls()
+    }
+
+    /// Keeps from now on when each operation of each pass begins and ends, which takes memory for every pass.
+    pub fn start_timeline(&mut self) {
+        self.timeline = Some(Timeline::new());
+    }
+
+    /// What was kept, if [`start_timeline`](Session::start_timeline) was called.
+    pub fn timeline(&self) -> Option<&Timeline> {
+        self.timeline.as_ref()
     }
 
     /// Positions at most.
@@ -261,6 +274,9 @@ impl Session {
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         let first = self.tokens.len();
+        if let Some(timeline) = &mut self.timeline {
+            timeline.begin(phase, first, tokens.len());
+        }
         if !self.keep_all {
             window::release(self.model.config(), &mut self.cache, self.sequence, first)?;
         }
@@ -278,10 +294,23 @@ impl Session {
             Phase::Prompt => self.prompt_threads,
             Phase::Decode => self.decode_threads,
         };
-        let done = self.pool.enter_with(threads, |team| match &cancel {
-            Some(flag) => forward(&team.with_cancel(flag), model, cache, &batch, scratch, observer),
-            None => forward(team, model, cache, &batch, scratch, observer),
-        });
+        let pool = &self.pool;
+        let mut run = |observer: &mut dyn Observer| {
+            pool.enter_with(threads, |team| {
+                observer.done(0, Operation::Enter);
+                match &cancel {
+                    Some(flag) => forward(&team.with_cancel(flag), model, cache, &batch, scratch, observer),
+                    None => forward(team, model, cache, &batch, scratch, observer),
+                }
+            })
+        };
+        let done = match &mut self.timeline {
+            Some(timeline) => run(&mut timeline.watch(observer)),
+            None => run(observer),
+        };
+        if let Some(timeline) = &mut self.timeline {
+            timeline.end();
+        }
         match done {
             Ok(()) => self.tokens.extend_from_slice(tokens),
             // What was released before `first` is not needed there.

@@ -4,15 +4,18 @@ mod common;
 
 use common::{model, pool};
 use gable_kernels::Kernels;
+use gable_kernels::attention::{CacheShape, CacheType, KvCache};
+use gable_kernels::gemm::Phase;
 use gable_model::RunError;
-use gable_model::forward::Numerics;
+use gable_model::forward::{Batch, Numerics, Row, forward};
 use gable_model::look::{
-    Direction, Distribution, Guess, Look, Scored, Word, cosine, group_words, kept, leave_one_out, lens_sites,
-    merge_words, norm, rank, softmax, top,
+    Direction, Distribution, Guess, HeadLink, Look, Recording, Scored, Word, cosine, group_words, kept,
+    leave_one_out, lens_sites, merge_words, norm, rank, softmax, top,
 };
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::Site;
 use gable_model::sampler::{SamplerConfig, Stage};
+use gable_model::scratch::{Scratch, ScratchOptions};
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
@@ -128,6 +131,9 @@ fn what_does_not_work_is_told_with_its_rank() {
     assert_eq!(of("king - man + woman = queen"), 1);
     assert!((20..200).contains(&of("Paris - France + Italy = Rome")));
     assert!((10..200).contains(&of("sushi - Japan + Italy = pizza")));
+    let gemma = crate::look("gemma3");
+    let rome = gemma.analogy(&gemma.expression("Paris - France + Italy = Rome").unwrap(), 1).unwrap();
+    assert!(rome.rank.unwrap() <= 5, "the larger vocabulary has it nearly right: {:?}", rome.rank);
 }
 
 #[test]
@@ -224,6 +230,12 @@ fn the_adjective_head_is_found_and_previous_token_heads_are_marked() {
     let best = heads.iter().find(|h| !h.is_previous_token_head()).unwrap();
     assert_eq!((best.layer, best.head), (10, 6));
     assert!(best.links.iter().all(|w| *w > 0.3), "{best:?}");
+    // The next one is nearly as good, those behind it less so.
+    let mut rest = heads.iter().filter(|h| !h.is_previous_token_head()).skip(1);
+    let next = rest.next().unwrap();
+    assert_eq!((next.layer, next.head), (11, 3));
+    let weakest = |h: &HeadLink| h.links.iter().copied().fold(1.0, f32::min);
+    assert!(weakest(next) > 0.3 && rest.next().map(weakest).unwrap() < 0.9 * weakest(best));
     let marked = |layer, head| {
         heads.iter().find(|h| (h.layer, h.head) == (layer, head)).unwrap().is_previous_token_head()
     };
@@ -407,6 +419,10 @@ fn only_what_is_in_the_context_reaches_the_guess() {
     let rows = look.last_row(&ids).unwrap();
     assert_eq!(rows.len(), 30);
     assert!(rows.iter().all(|row| row.len() == ids.len() && (row.iter().sum::<f32>() - 1.0).abs() < 1e-4));
+    // Only the last vector is unembedded.
+    let mut session = common::session(look.model(), Kernels::new().unwrap(), Numerics::Fast, ids.len(), 1);
+    session.prefill(&ids).unwrap();
+    assert_eq!((session.calls().rows, session.calls().logits), (ids.len() as u64, 1));
 }
 
 #[test]
@@ -527,6 +543,59 @@ fn tokens_do_not_talk_in_the_feed_forward_layers() {
     let (all, one) = (ffn(&ids), ffn(&ids[..1]));
     for layer in 0..look.model().config().n_layers {
         assert_eq!(all.row(layer, Site::FfnOut, 0), one.row(layer, Site::FfnOut, 0), "layer {layer}");
+    }
+}
+
+/// What feed-forward layers read, in another order, gives what they write in that order, bit for bit: sequences of one
+/// token each cannot hear one another, and their rows go through every layer together.
+#[test]
+fn shuffled_tokens_give_shuffled_feed_forward_results() {
+    let look = look("smollm2");
+    let model = look.model();
+    let ids = look.encode(CREATURE).unwrap();
+    let n = ids.len();
+    let (shuffled, order): (Vec<u32>, Vec<usize>) = (0..n).map(|i| (ids[i * 7 % n], i * 7 % n)).unzip();
+    let config = model.config();
+    let ffn = |ids: &[u32]| {
+        let mut cache = KvCache::new(CacheShape {
+            n_layers: config.n_layers,
+            n_kv_heads: config.n_kv_heads,
+            head_dim: config.head_dim,
+            cache_type: CacheType::F16,
+            max_positions: 1,
+            max_sequences: ids.len(),
+            max_pages: ids.len() * config.n_layers,
+        })
+        .unwrap();
+        let options = ScratchOptions {
+            kernels: Kernels::new().unwrap(),
+            numerics: Numerics::Fast,
+            strict: false,
+            max_rows: ids.len(),
+            max_logits: 1,
+            max_positions: 1,
+            threads: 2,
+        };
+        let mut scratch = Scratch::new(model, options).unwrap();
+        let row = |&token: &u32| Row {
+            token,
+            position: 0,
+            sequence: cache.new_sequence().unwrap(),
+            wants_logits: false,
+        };
+        let rows: Vec<Row> = ids.iter().map(row).collect();
+        let batch = Batch { phase: Phase::Prompt, rows: &rows };
+        let mut recording = Recording::new(|_, site| site == Site::FfnOut);
+        pool().enter(|team| forward(team, model, &mut cache, &batch, &mut scratch, &mut recording)).unwrap();
+        recording
+    };
+    let (straight, mixed) = (ffn(&ids), ffn(&shuffled));
+    for layer in 0..config.n_layers {
+        for (i, &from) in order.iter().enumerate() {
+            let (was, is) = (straight.row(layer, Site::FfnOut, from), mixed.row(layer, Site::FfnOut, i));
+            assert!(!is.is_empty() && was == is, "layer {layer}, row {from} at {i}");
+        }
+        assert_ne!(straight.row(layer, Site::FfnOut, 0), straight.row(layer, Site::FfnOut, 1));
     }
 }
 

@@ -284,3 +284,26 @@ fn a_large_vocabulary_is_narrowed_as_a_small_one() {
     let mut sampler = sampler(config, n);
     assert!((0..20).all(|_| allowed[sampler.sample(&logits).unwrap() as usize] > 0.0));
 }
+
+#[test]
+fn the_k_likeliest_are_those_of_a_full_sort_ties_and_all() {
+    let n = 5000_u32;
+    // Ascending, descending, and all mixed up with a hundred values in all.
+    let mixed = |i: u32| (i.wrapping_mul(2_654_435_761) >> 16) % 100;
+    for (name, logits) in [
+        ("ascending", (0..n).map(|i| i as f32).collect::<Vec<_>>()),
+        ("descending", (0..n).map(|i| -(i as f32)).collect()),
+        ("mixed", (0..n).map(|i| mixed(i) as f32).collect()),
+        ("equal", vec![1.0; n as usize]),
+    ] {
+        let mut sorted: Vec<u32> = (0..n).collect();
+        sorted.sort_by(|&a, &b| logits[b as usize].total_cmp(&logits[a as usize]).then(a.cmp(&b)));
+        for k in [1, 2, 40, 2499, 2500, 2501, 4999, 5000] {
+            let mut expected = sorted[..k].to_vec();
+            expected.sort_unstable();
+            let mut sampler = sampler(SamplerConfig { top_k: k, ..bare() }, n as usize);
+            let found: Vec<u32> = sampler.candidates(&logits).unwrap().map(|c| c.0).collect();
+            assert_eq!(found, expected, "{name}, {k}");
+        }
+    }
+}

@@ -8,7 +8,7 @@ use gable_kernels::{KernelError, Kernels, MatRef, Pool};
 use gable_model::RunError;
 use gable_model::forward::Numerics;
 use gable_model::model::{Model, OpenOptions};
-use gable_model::observer::{Observer, Site};
+use gable_model::observer::{Observer, Operation, Site};
 use gable_model::session::{Session, SessionOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -269,5 +269,60 @@ fn a_phase_wakes_the_threads_it_was_given_and_no_others() {
         }
         let after = settled("gable-3");
         assert_eq!((between > before, after > between), (prompt == 4, decode == 4), "{prompt}, {decode}");
+    }
+}
+
+#[test]
+fn a_timeline_has_no_gaps_in_a_pass_and_changes_no_bit() {
+    for name in ["llama", "gemma3", "gpt2"] {
+        let model = fixture(name);
+        let ids = tokens(&model, 20);
+        let (mut plain, mut timed) = (session(&model, options(32)), session(&model, options(32)));
+        timed.start_timeline();
+        for session in [&mut plain, &mut timed] {
+            session.prefill(&ids[..18]).unwrap();
+            session.decode(ids[18]).unwrap();
+        }
+        assert!(plain.timeline().is_none());
+        // An observer sees its places as without a timeline.
+        let seen = |session: &mut Session| {
+            let mut last = Last(Vec::new());
+            session.observe(Phase::Decode, &ids[19..], |_| true, &mut last).unwrap();
+            last.0
+        };
+        assert_eq!(bits(&seen(&mut plain)), bits(&seen(&mut timed)), "{name}");
+        assert_eq!(plain.calls(), timed.calls());
+        let passes = timed.timeline().unwrap().passes();
+        let extents: Vec<_> = passes.iter().map(|p| (p.phase, p.first, p.rows)).collect();
+        assert_eq!(
+            extents,
+            [(Phase::Prompt, 0, 18), (Phase::Decode, 18, 1), (Phase::Decode, 19, 1)],
+            "{name}"
+        );
+        for pass in passes {
+            assert_eq!(pass.spans[0].start, pass.start);
+            assert!(pass.spans.windows(2).all(|w| w[0].end == w[1].start && w[0].start <= w[0].end));
+            assert!(pass.spans.last().unwrap().end <= pass.end);
+            let count = |operation| pass.spans.iter().filter(|s| s.operation == operation).count();
+            let n_layers = model.config().n_layers;
+            for operation in [Operation::Qkv, Operation::Attention, Operation::GateUp, Operation::Down] {
+                assert_eq!(count(operation), n_layers, "{name}: {operation:?}");
+            }
+            assert_eq!((count(Operation::Norm), count(Operation::Unembed)), (2 * n_layers + 1, 1), "{name}");
+        }
+        assert!(passes.windows(2).all(|w| w[0].end <= w[1].start));
+    }
+}
+
+/// Keeps the logits.
+struct Last(Vec<f32>);
+
+impl Observer for Last {
+    fn wants(&self, _: usize, site: Site) -> bool {
+        site == Site::Logits
+    }
+
+    fn observe(&mut self, _: usize, _: Site, values: MatRef<'_>) {
+        self.0 = values.row(0).to_vec();
     }
 }

@@ -4,12 +4,12 @@ use super::options::{MeasureArgs, Plan, Setting, Test};
 use super::record::{About, Record, Sample};
 use super::{synthetic, table};
 use crate::exit::say;
+use crate::limits::{Limits, MOST_READ, Prober};
 use crate::options::usage;
 use crate::statistics::Random;
 use anyhow::Result;
 use gable_kernels::Kernels;
 use gable_kernels::attention::CacheType;
-use gable_model::model::Model;
 use gable_model::session::{Session, SessionOptions};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -19,6 +19,8 @@ struct Runner {
     about: About,
     session: Session,
     random: Random,
+    /// Where shares of the machine's limits are asked for.
+    prober: Option<Prober>,
 }
 
 /// Everything that is to be measured, ready to begin.
@@ -58,8 +60,15 @@ impl<'a> Bench<'a> {
                 let how = (args.numerics.name(), !args.access().no_mmap);
                 let about = About::new(&model, &file, &options, setting, how);
                 bench.records.extend(plan.tests.iter().map(|&test| Record::new(about.clone(), test)));
+                let prober = match args.roofline {
+                    true => {
+                        let bytes = model.bytes_per_token().min(MOST_READ);
+                        Some(Prober::new(kernels, Arc::clone(&pool), bytes)?)
+                    }
+                    false => None,
+                };
                 let session = Session::new(Arc::clone(&model), pool, options)?;
-                bench.runners.push(Runner { about, session, random: Random::new() });
+                bench.runners.push(Runner { about, session, random: Random::new(), prober });
             }
             let numerics = args.numerics.name();
             say(&format!("{}: isa {}, numerics {numerics}", model.name(), kernels.isa()));
@@ -86,9 +95,11 @@ impl<'a> Bench<'a> {
                     let seconds = u64::try_from(self.args.delay).unwrap_or(u64::MAX);
                     std::thread::sleep(Duration::from_secs(seconds));
                 }
+                let before = number.and_then(|_| runner.limits());
                 let sample = runner.once(test)?;
                 if number.is_some() {
-                    record.add(sample);
+                    let limits = before.zip(runner.limits());
+                    record.add(sample, limits.map(|([a, b], [c, d])| [a.best(c), b.best(d)]));
                 }
             }
         }
@@ -111,6 +122,14 @@ fn session_options(args: &MeasureArgs, kernels: Kernels, plan: &Plan, setting: S
 }
 
 impl Runner {
+    /// What the machine can do at this moment with the threads that read prompts, and with those that generate.
+    fn limits(&self) -> Option<[Limits; 2]> {
+        let prober = self.prober.as_ref()?;
+        let (prompt, decode) = self.about.threads();
+        let limits = prober.probe(decode);
+        Some([if prompt == decode { limits } else { prober.probe(prompt) }, limits])
+    }
+
     fn once(&mut self, test: Test) -> Result<Sample> {
         let session = &mut self.session;
         let vocabulary = session.model().config().vocab_size;
@@ -137,29 +156,10 @@ impl Runner {
     }
 }
 
-/// The model's bytes and the cache's that a test reads: all weights once per pass (of the embedding one row, unless it
-/// unembeds too), keys and values of every visible position once per pass.
-pub fn bytes_read(model: &Model, options: &SessionOptions, test: Test) -> f64 {
-    let config = model.config();
-    let head = options.cache_type().head_bytes(config.head_dim);
-    let per_position = config.n_kv_heads.saturating_mul(2).saturating_mul(head);
-    let pass = |positions: usize| {
-        let cache = config.windows.iter().fold(0_usize, |n, window| {
-            n.saturating_add(positions.min(window.unwrap_or(usize::MAX)).saturating_mul(per_position))
-        });
-        model.bytes_per_token().saturating_add(cache)
-    };
-    let batch = options.batch.max(1);
-    let prompt_passes =
-        (0..test.prompt).step_by(batch).map(|start| start.saturating_add(batch).min(test.prompt));
-    let generated = (1..=test.generate).map(|i| test.prompt.saturating_add(i));
-    #[expect(clippy::cast_precision_loss, reason = "for a speed")]
-    prompt_passes.chain(generated).map(|n| pass(test.depth.saturating_add(n)) as f64).sum()
-}
-
 #[cfg(test)]
 mod unit {
     use super::*;
+    use crate::profile;
     use clap::Parser;
     use gable_kernels::Pool;
     use gable_model::generate::{GenerateOptions, generate};
@@ -199,6 +199,10 @@ mod unit {
             });
             assert_eq!(stats.unwrap().decode_passes, generated);
             assert_eq!(measured.session.calls(), run.calls(), "{prompt} and {generated}");
+
+            let mut profiled = Session::new(Arc::clone(&model), Arc::new(Pool::new(2)), options).unwrap();
+            profile::measure(&mut profiled, &SamplerConfig::default(), &ids, max_tokens).unwrap();
+            assert_eq!(profiled.calls(), run.calls(), "{prompt} and {generated}, profiled");
             assert_eq!(run.calls().rows as usize, prompt + generated);
             assert_eq!(run.calls().passes as usize, prompt.div_ceil(16) + generated);
         }

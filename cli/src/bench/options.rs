@@ -46,7 +46,8 @@ pub struct MeasureArgs {
     /// Numbers to compute with
     #[arg(long, value_name = "KIND", value_enum, env = "GABLE_NUMERICS", default_value_t = NumericsName::Fast)]
     pub numerics: NumericsName,
-    /// Adds columns: instruction set, GB/s, time to first token, 95th percentile of a token's time
+    /// Adds columns: instruction set, GB/s, share of what this machine can do at most, time to first token, 95th
+    /// percentile of a token's time
     #[arg(long)]
     pub roofline: bool,
     /// Form of the output

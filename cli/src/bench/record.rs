@@ -1,9 +1,11 @@
 //! One row of a benchmark: what was run, its samples, and llama-bench's fields in their order.
 
 use super::host::{cpu, now};
-use super::measure::bytes_read;
 use super::options::{Setting, Test};
+use crate::limits::Limits;
 use crate::statistics::{mean_and_deviation, median, median_interval, percentile, sorted};
+use crate::work::{Counter, Extent, passes};
+use gable_kernels::gemm::Phase;
 use gable_model::model::Model;
 use gable_model::session::SessionOptions;
 use std::sync::Arc;
@@ -61,6 +63,17 @@ impl About {
             use_mmap,
         }
     }
+
+    /// Threads that read prompts, and threads that generate.
+    pub fn threads(&self) -> (usize, usize) {
+        let n = self.setting.threads;
+        (self.options.prompt_threads.unwrap_or(n), self.options.decode_threads.unwrap_or(n))
+    }
+
+    /// What each pass of a test is to do, by its extent.
+    fn passes(&self, test: Test) -> impl Iterator<Item = Extent> {
+        passes(test.depth, test.prompt, test.generate, self.options.batch)
+    }
 }
 
 /// The format of most of the parameters.
@@ -95,6 +108,8 @@ pub struct Sample {
     first_ns: Option<f64>,
     /// Of each generated token.
     token_ns: Vec<f64>,
+    /// What all would take at the machine's limits of that moment, if they were measured.
+    limit_ns: Option<f64>,
 }
 
 impl Sample {
@@ -107,6 +122,7 @@ impl Sample {
             ns: ns(total).max(1.0),
             first_ns: first.map(ns),
             token_ns: starts.zip(marks).map(|(start, end)| ns(end.saturating_sub(start))).collect(),
+            limit_ns: None,
         }
     }
 }
@@ -146,11 +162,19 @@ impl Record {
         Record { about, test, time: now(), samples: Vec::new() }
     }
 
-    /// Adds a repetition.
-    pub fn add(&mut self, sample: Sample) {
+    /// Adds a repetition, and what the machine could do meanwhile: in prompts, and in generation.
+    pub fn add(&mut self, mut sample: Sample, limits: Option<[Limits; 2]>) {
         if self.samples.is_empty() {
             self.time = now();
         }
+        let counter = Counter::new(&self.about.model, &self.about.options);
+        sample.limit_ns = limits.map(|[prompt, decode]| {
+            let seconds = |extent: Extent| {
+                let limits = if extent.phase == Phase::Prompt { prompt } else { decode };
+                limits.seconds(&counter.pass(&extent))
+            };
+            self.about.passes(self.test).map(seconds).sum::<f64>() * 1e9
+        });
         self.samples.push(sample);
     }
 
@@ -164,7 +188,15 @@ impl Record {
     /// Weights and cache that were read, in GB/s; of the median repetition.
     pub fn gigabytes_per_second(&self) -> f64 {
         let ns: Vec<f64> = self.samples.iter().map(|sample| sample.ns).collect();
-        bytes_read(&self.about.model, &self.about.options, self.test) / median(&ns)
+        let counter = Counter::new(&self.about.model, &self.about.options);
+        self.about.passes(self.test).map(|extent| counter.pass(&extent).bytes).sum::<f64>() / median(&ns)
+    }
+
+    /// How near the speed was to what the machine could do at that moment, in percent; the median of the repetitions.
+    pub fn percent_of_limit(&self) -> Option<f64> {
+        let share = |sample: &Sample| Some(100.0 * sample.limit_ns? / sample.ns);
+        let shares: Vec<f64> = self.samples.iter().filter_map(share).collect();
+        (!shares.is_empty()).then(|| median(&shares))
     }
 
     /// Median time to the first token, in milliseconds.
@@ -239,11 +271,12 @@ impl Record {
             ("samples_ts", List(speeds.clone())),
             ("isa", text(a.isa)),
             ("numerics", text(a.numerics)),
-            ("n_threads_batch", integer(a.options.prompt_threads.unwrap_or(a.setting.threads))),
+            ("n_threads_batch", integer(a.threads().0)),
             ("median_ts", Float(median(&speeds))),
             ("median_ts_low", Float(low)),
             ("median_ts_high", Float(high)),
             ("gb_s", Float(self.gigabytes_per_second())),
+            ("limit_percent", optional(self.percent_of_limit())),
             ("ttft_ms", optional(self.first_token_ms())),
             ("p95_ms", optional(self.slow_token_ms())),
         ]

@@ -7,9 +7,10 @@ use super::plot::{Panel, Point, svg};
 use super::record::Record;
 use super::table::{grid, line, print};
 use crate::exit::say;
+use crate::look::write_file;
 use crate::options::usage;
 use crate::statistics::{mean_and_deviation, median, median_interval};
-use anyhow::{Context, Result};
+use anyhow::Result;
 use clap::ValueEnum;
 use std::io::Write;
 use std::path::PathBuf;
@@ -110,8 +111,7 @@ pub fn run(args: &SweepArgs) -> Result<()> {
         other => print(&mut out, other, &records, args.measure.roofline)?,
     }
     if let Some(path) = &args.svg {
-        let picture = picture(args.by, &records)?;
-        std::fs::write(path, picture).with_context(|| format!("could not write {}", path.display()))?;
+        write_file(path, &picture(args.by, &records)?)?;
         say(&format!("picture written to {}", path.display()));
     }
     Ok(())

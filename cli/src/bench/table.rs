@@ -141,6 +141,7 @@ fn markdown(rows: &[Record], roofline: bool) -> String {
     if roofline {
         columns.push(("isa", -10, |r| r.about.isa.to_owned()));
         columns.push(("GB/s", 8, |r| format!("{:.2}", r.gigabytes_per_second())));
+        columns.push(("% of limit", 10, |r| optional(r.percent_of_limit())));
         columns.push(("ttft ms", 9, |r| optional(r.first_token_ms())));
         columns.push(("p95 ms/t", 9, |r| optional(r.slow_token_ms())));
     }
@@ -214,7 +215,7 @@ mod unit {
             Bench::new(&args, &Plan { settings: vec![setting], tests: vec![test] }).unwrap().finish();
         for ms in [500, 1000] {
             let all = Duration::from_millis(ms);
-            records[0].add(Sample::new(all, None, Duration::ZERO, &[all]));
+            records[0].add(Sample::new(all, None, Duration::ZERO, &[all]), None);
         }
         records
     }

@@ -2,8 +2,7 @@
 
 use super::svg::heat_map;
 use super::terminal::{Screen, fit, shown, signed};
-use super::{Common, write_file};
-use crate::options::PromptArgs;
+use super::{OfText, write_file};
 use anyhow::Result;
 use gable_model::look::{HeadPattern, Look, group_words, merge_words};
 use serde_json::json;
@@ -39,14 +38,12 @@ pub struct AttentionArgs {
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &AttentionArgs) -> Result<()> {
-    let (look, _, ids) = args.common.open(&args.text)?;
+    let (look, _, ids) = args.of.open()?;
     let pattern = look.head_pattern(&ids, args.layer, args.head)?;
     let last = ids.len().saturating_sub(1);
     let listening = match &args.word {
@@ -70,7 +67,7 @@ pub fn run(args: &AttentionArgs) -> Result<()> {
         write_file(path, &heat_map(&title, &names, &merged))?;
     }
     let pieces: Vec<String> = ids.iter().map(|&id| look.piece(id)).collect();
-    args.common.print(
+    args.of.common.print(
         || {
             // -inf is no JSON: positions that a row does not see are left out.
             let visible: Vec<&[f32]> = pattern

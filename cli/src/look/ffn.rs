@@ -1,8 +1,7 @@
 //! `gable look ffn`: the questions of a feed-forward layer.
 
 use super::terminal::{fit, shown, signed};
-use super::{Common, scored_json, scored_line};
-use crate::options::PromptArgs;
+use super::{OfText, scored_json, scored_line};
 use anyhow::Result;
 use serde_json::json;
 
@@ -27,21 +26,19 @@ pub struct FfnArgs {
     #[arg(short, value_name = "N", default_value_t = 6)]
     k: usize,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &FfnArgs) -> Result<()> {
-    let (look, _, ids) = args.common.open(&args.text)?;
+    let (look, _, ids) = args.of.open()?;
     let position = match &args.word {
         Some(word) => look.find_word(&ids, word)?.end.saturating_sub(1),
         None => ids.len().saturating_sub(1),
     };
     let neurons = look.neurons(&ids, args.layer, position, args.top, args.k)?;
     let piece = |i: usize| ids.get(i).map_or_else(String::new, |&id| look.piece(id));
-    args.common.print(
+    args.of.common.print(
         || {
             let list: Vec<_> = neurons
                 .iter()

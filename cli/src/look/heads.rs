@@ -1,8 +1,7 @@
 //! `gable look heads`: which heads link words, with a control, and what the best of them writes.
 
 use super::terminal::{bar, fit, shown};
-use super::{Common, scored_json, scored_line};
-use crate::options::PromptArgs;
+use super::{OfText, scored_json, scored_line};
 use anyhow::Result;
 use gable_model::look::HeadLink;
 use serde_json::json;
@@ -25,9 +24,7 @@ pub struct HeadsArgs {
     #[arg(short = 'n', long, value_name = "N", default_value_t = 10)]
     top: usize,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Why a head's links mean little.
@@ -43,7 +40,7 @@ fn mark(head: &HeadLink) -> &'static str {
 
 /// Runs the command.
 pub fn run(args: &HeadsArgs) -> Result<()> {
-    let (look, _, ids) = args.common.open(&args.text)?;
+    let (look, _, ids) = args.of.open()?;
     let from = look.find_word(&ids, &args.from)?;
     let mut to = Vec::new();
     for word in &args.to {
@@ -63,7 +60,7 @@ pub fn run(args: &HeadsArgs) -> Result<()> {
     };
     let piece = |i: usize| ids.get(i).map_or_else(String::new, |&id| look.piece(id));
     let marked: Vec<&HeadLink> = heads.iter().filter(|h| h.is_previous_token_head()).collect();
-    args.common.print(
+    args.of.common.print(
         || {
             let heads: Vec<_> = heads
                 .iter()

@@ -1,8 +1,8 @@
 //! `gable look lens`: a vector on its way to a word.
 
 use super::terminal::{bar, fit, percent, shown};
-use super::{Common, guesses_json, guesses_line};
-use crate::options::{PromptArgs, usage};
+use super::{OfText, guesses_json, guesses_line};
+use crate::options::usage;
 use anyhow::Result;
 use gable_model::look::{lens_sites, top};
 use serde_json::json;
@@ -25,14 +25,12 @@ pub struct LensArgs {
     #[arg(short, value_name = "N", default_value_t = 5)]
     k: usize,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &LensArgs) -> Result<()> {
-    let (look, text, ids) = args.common.open(&args.text)?;
+    let (look, text, ids) = args.of.open()?;
     let (recording, logits) = look.record(&ids, lens_sites)?;
     let last = ids.len().saturating_sub(1);
     let position = match &args.word {
@@ -48,7 +46,7 @@ pub fn run(args: &LensArgs) -> Result<()> {
     };
     let layers = look.lens(&recording, position, Some(target), args.k)?;
     let piece = |id: u32| shown(&look.piece(id));
-    args.common.print(
+    args.of.common.print(
         || {
             let layers: Vec<_> = layers
                 .iter()

@@ -1,8 +1,7 @@
 //! `gable look next`: the next token at several temperatures, what filters keep, and why a token has its score.
 
 use super::terminal::{bar, fit, percent, shown};
-use super::{Common, guesses_json};
-use crate::options::PromptArgs;
+use super::{OfText, guesses_json};
 use anyhow::Result;
 use gable_model::look::{Distribution, Look, Scored, Why, kept, rank, top};
 use gable_model::sampler::{SamplerConfig, Stage};
@@ -37,9 +36,7 @@ pub struct NextArgs {
     #[arg(long, value_name = "WORD,...", value_delimiter = ',')]
     why: Vec<String>,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// A temperature, 0 included.
@@ -52,7 +49,7 @@ pub fn temperature(text: &str) -> Result<f64, String> {
 
 /// Runs the command.
 pub fn run(args: &NextArgs) -> Result<()> {
-    let (look, text, ids) = args.common.open(&args.text)?;
+    let (look, text, ids) = args.of.open()?;
     let logits = look.next_logits(&ids)?;
     let best = top(&logits, args.top, |_| true);
     let distributions: Vec<Distribution> = args.temp.iter().map(|t| Distribution::new(&logits, *t)).collect();
@@ -75,7 +72,7 @@ pub fn run(args: &NextArgs) -> Result<()> {
         targets.push(look.target(word)?);
     }
     let whys = if targets.is_empty() { Vec::new() } else { look.why(&ids, &targets)? };
-    args.common.print(
+    args.of.common.print(
         || {
             let temperatures: Vec<_> = distributions
                 .iter()

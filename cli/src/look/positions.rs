@@ -1,8 +1,7 @@
 //! `gable look positions`: the guess at every position of a text.
 
 use super::terminal::{fit, percent, shown};
-use super::{Common, guesses_json, guesses_line};
-use crate::options::PromptArgs;
+use super::{OfText, guesses_json, guesses_line};
 use crate::statistics::mean_and_deviation;
 use anyhow::Result;
 use gable_model::look::Guess;
@@ -20,14 +19,12 @@ pub struct PositionsArgs {
     #[arg(short, value_name = "N", default_value_t = 3)]
     k: usize,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &PositionsArgs) -> Result<()> {
-    let (look, _, ids) = args.common.open(&args.text)?;
+    let (look, _, ids) = args.of.open()?;
     let mut guesses: Vec<Guess> = Vec::new();
     look.positions(&ids, args.k, &mut |guess| {
         guesses.push(guess);
@@ -36,7 +33,7 @@ pub fn run(args: &PositionsArgs) -> Result<()> {
     let nll: Vec<f64> = guesses.iter().filter_map(Guess::nll).collect();
     let (mean, _) = mean_and_deviation(&nll);
     let scored = nll.len();
-    args.common.print(
+    args.of.common.print(
         || {
             let list: Vec<_> = guesses
                 .iter()

@@ -5,9 +5,9 @@
 
 mod data;
 
-use super::{Common, write_file};
+use super::{OfText, write_file};
 use crate::exit::say;
-use crate::options::{PromptArgs, usage};
+use crate::options::usage;
 use anyhow::Result;
 use serde_json::Value;
 use std::path::PathBuf;
@@ -44,14 +44,12 @@ pub struct ReportArgs {
     #[arg(long, value_name = "MODEL")]
     vs: Option<String>,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &ReportArgs) -> Result<()> {
-    let (look, text, ids) = args.common.open(&args.text)?;
+    let (look, text, ids) = args.of.open()?;
     if ids.len() > MAX_TOKENS {
         return Err(usage(format!(
             "the text has {} tokens, and a page holds {MAX_TOKENS}; shorten it",
@@ -64,14 +62,14 @@ pub fn run(args: &ReportArgs) -> Result<()> {
     let analogy = args.analogy.as_deref().unwrap_or("king - man + woman");
     let mut data = data::data(&look, &text, &ids, analogy)?;
     if let (Some(other), Some(map)) = (&args.vs, data.as_object_mut()) {
-        map.insert("vs".to_owned(), data::versus(&look, &args.common.look_at(other)?, &text, &ids)?);
+        map.insert("vs".to_owned(), data::versus(&look, &args.of.common.look_at(other)?, &text, &ids)?);
     }
     let page = page(&data);
     write_file(&args.output, &page)?;
     let kilobytes = page.len() / 1000;
     say(&format!("{}: {} tokens, {kilobytes} kB", args.output.display(), ids.len()));
-    if args.common.json {
-        args.common.print(|| data, |_, _| Ok(()))?;
+    if args.of.common.json {
+        args.of.common.print(|| data, |_, _| Ok(()))?;
     }
     Ok(())
 }

@@ -1,9 +1,8 @@
 //! `gable look step`: the prediction loop, one token at a time.
 
 use super::terminal::{bar, fit, percent, shown};
-use super::{Common, guesses_json, required_text};
+use super::{OfText, guesses_json, required_text};
 use crate::chat::prompt::{Form, template};
-use crate::options::PromptArgs;
 use anyhow::{Result, bail};
 use gable_model::chat_template::Message;
 use gable_model::look::{Guess, Look};
@@ -33,15 +32,13 @@ pub struct StepArgs {
     #[arg(short, value_name = "N", default_value_t = 5)]
     k: usize,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &StepArgs) -> Result<()> {
-    let text = required_text(&args.text)?;
-    let look = args.common.look()?;
+    let text = required_text(&args.of.text)?;
+    let look = args.of.common.look()?;
     let (prompt, ids) = match &args.system {
         Some(system) => in_template(&look, system, &text)?,
         None => (text.clone(), look.encode(&text)?),
@@ -53,7 +50,7 @@ pub fn run(args: &StepArgs) -> Result<()> {
         ControlFlow::Continue(())
     })?;
     let tokenizer = look.model().tokenizer();
-    args.common.print(
+    args.of.common.print(
         || {
             let rounds: Vec<_> = rounds
                 .iter()

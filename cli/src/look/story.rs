@@ -1,9 +1,8 @@
 //! `gable look story`: whole continuations at several temperatures, with and without filters.
 
-use super::Common;
+use super::OfText;
 use super::next::temperature;
 use super::terminal::{Screen, fit};
-use crate::options::PromptArgs;
 use anyhow::Result;
 use gable_model::look::{Guess, Look};
 use gable_model::sampler::{SamplerConfig, Stage};
@@ -28,9 +27,7 @@ pub struct StoryArgs {
     #[arg(short, long, value_name = "SEED", default_value_t = 1)]
     seed: u64,
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 struct Story {
@@ -58,7 +55,7 @@ impl Story {
 
 /// Runs the command.
 pub fn run(args: &StoryArgs) -> Result<()> {
-    let (look, text, ids) = args.common.open(&args.text)?;
+    let (look, text, ids) = args.of.open()?;
     let mut stories = Vec::new();
     for &t in &args.temp {
         for filtered in [false, true] {
@@ -67,7 +64,7 @@ pub fn run(args: &StoryArgs) -> Result<()> {
             }
         }
     }
-    args.common.print(
+    args.of.common.print(
         || {
             let stories: Vec<_> = stories
                 .iter()

@@ -1,8 +1,7 @@
 //! `gable look tokens`: a text as the pieces that a model sees.
 
-use super::Common;
+use super::OfText;
 use super::terminal::{fit, shown};
-use crate::options::PromptArgs;
 use anyhow::Result;
 use gable_model::look::group_words;
 use serde_json::json;
@@ -16,17 +15,15 @@ use serde_json::json;
 )]
 pub struct TokensArgs {
     #[command(flatten)]
-    text: PromptArgs,
-    #[command(flatten)]
-    common: Common,
+    of: OfText,
 }
 
 /// Runs the command.
 pub fn run(args: &TokensArgs) -> Result<()> {
-    let (look, text, ids) = args.common.open(&args.text)?;
+    let (look, text, ids) = args.of.open()?;
     let tokenizer = look.model().tokenizer();
     let words = group_words(tokenizer, &ids);
-    args.common.print(
+    args.of.common.print(
         || {
             let tokens: Vec<_> = ids
                 .iter()

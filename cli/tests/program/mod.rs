@@ -2,6 +2,7 @@
 #![allow(dead_code, reason = "each test file uses some of it")]
 
 use serde_json::Value;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 
@@ -32,15 +33,37 @@ pub fn json(args: &[&str]) -> Value {
     serde_json::from_str(&stdout(args)).unwrap()
 }
 
+/// Feeds `input` to stdin, whatever comes of it.
+pub fn talk(args: &[&str], input: &str) -> Output {
+    let mut command = gable(args);
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+    child.wait_with_output().unwrap()
+}
+
 /// Ends with `code` and says `words` on stderr, nothing on stdout.
 pub fn fails(args: &[&str], code: i32, words: &[&str]) {
-    let output = output(args);
+    failed(&output(args), code, words);
+}
+
+/// The same of a program that has ended.
+pub fn failed(output: &Output, code: i32, words: &[&str]) {
     let err = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(code), "{err}");
     assert!(output.stdout.is_empty(), "{}", String::from_utf8_lossy(&output.stdout));
     for word in words {
         assert!(err.contains(word), "{err:?} lacks {word:?}");
     }
+}
+
+/// A model in the cache. A test that needs it fails without it.
+pub fn cached(id: &str) -> PathBuf {
+    let home = std::env::var_os("GABLE_HOME").map(PathBuf::from);
+    let home = home.unwrap_or_else(|| std::env::home_dir().unwrap_or_default().join(".cache").join("gable"));
+    let path = home.join(format!("{id}.gguf"));
+    assert!(path.is_file(), "{id} is not in the cache; fetch it with `gable pull {id}`");
+    path
 }
 
 /// A file of the model crate's golden results.
@@ -91,6 +114,11 @@ impl Scrap {
     /// The path.
     pub fn path(&self) -> &str {
         self.0.to_str().unwrap()
+    }
+
+    /// What stands in it.
+    pub fn read(&self) -> String {
+        std::fs::read_to_string(&self.0).unwrap()
     }
 }
 

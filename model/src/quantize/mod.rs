@@ -9,12 +9,14 @@
 //! Sources stay in the map and one tensor at a time is in memory. Rows are independent of each other, so the bytes
 //! depend neither on the number of threads nor on the machine.
 
+mod budget;
 mod convert;
 mod file_type;
 mod folder;
 mod recipe;
 mod source;
 
+pub use budget::{Cost, spend};
 pub use convert::{Converted, Deviation, Quantizer};
 pub use file_type::{FILE_TYPES, FileType, format_by_name};
 pub use recipe::{Choice, Recipe};

@@ -32,15 +32,37 @@ fn keep_through(candidates: &mut Vec<Candidate>, last: Candidate) {
     candidates.retain(|c| by_likelihood(c, &last) != Ordering::Greater);
 }
 
+/// One pass with room for `2 k`: almost all of a vocabulary is turned away by a single comparison.
 pub(super) fn top_k(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate>, k: usize) {
     if k == 0 || k >= candidates.len() {
         return;
     }
     scratch.clear();
-    scratch.extend_from_slice(candidates);
-    let (_, last, _) = scratch.select_nth_unstable_by(k.saturating_sub(1), by_likelihood);
-    let last = *last;
-    keep_through(candidates, last);
+    let room = k.saturating_mul(2).min(candidates.len());
+    let mut least = None; // the k-th highest logit so far
+    for candidate in candidates.iter() {
+        // Ids ascend, so of equals the ones that come later lose.
+        if least.is_none_or(|least| candidate.logit > least) {
+            scratch.push(*candidate);
+            if scratch.len() == room {
+                least = Some(shorten(scratch, k));
+            }
+        }
+    }
+    if scratch.len() > k {
+        shorten(scratch, k);
+    }
+    scratch.sort_unstable_by_key(|c| c.id);
+    candidates.clear();
+    candidates.extend_from_slice(scratch);
+}
+
+/// Keeps the `k` likeliest, in any order; the lowest logit among them.
+fn shorten(candidates: &mut Vec<Candidate>, k: usize) -> f32 {
+    let (_, last, _) = candidates.select_nth_unstable_by(k.saturating_sub(1), by_likelihood);
+    let least = last.logit;
+    candidates.truncate(k);
+    least
 }
 
 pub(super) fn top_p(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate>, p: f32) {
