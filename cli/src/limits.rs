@@ -9,6 +9,7 @@
 use crate::work::Work;
 use anyhow::{Context, Result};
 use gable_kernels::{Kernels, Pool, Team};
+use gable_model::model::Model;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -63,7 +64,7 @@ const TRIES: usize = 5;
 /// Less cannot be timed.
 const LEAST_READ: usize = 1 << 20;
 /// More than caches hold: a pass that reads more is compared with reading so much, which is as fast and sooner done.
-pub const MOST_READ: usize = 256 << 20;
+const MOST_READ: usize = 256 << 20;
 
 type Arithmetic = fn(Kernels, usize) -> usize;
 const KINDS: [Arithmetic; 3] = [Kernels::probe_f32, Kernels::probe_bf16, Kernels::probe_int8];
@@ -78,7 +79,12 @@ pub struct Prober {
 }
 
 impl Prober {
-    /// Makes ready: a buffer of `bytes` to be read; as much as a pass reads, so that the same caches help.
+    /// Makes ready to measure passes of a model: reads as much as they do, so that the same caches help.
+    pub fn for_model(kernels: Kernels, pool: Arc<Pool>, model: &Model) -> Result<Prober> {
+        Prober::new(kernels, pool, model.bytes_per_token().min(MOST_READ))
+    }
+
+    /// Makes ready: a buffer of `bytes` to be read.
     pub fn new(kernels: Kernels, pool: Arc<Pool>, bytes: usize) -> Result<Prober> {
         let bytes = bytes.max(LEAST_READ);
         let mut buffer: Vec<u8> = Vec::new();

@@ -13,9 +13,10 @@ mod table;
 
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::limits::{MOST_READ, Prober};
+use crate::limits::Prober;
 use crate::look::write_file;
 use crate::options::{ModelArgs, PromptArgs, SamplingArgs, SessionArgs, count};
+use crate::run::encode_open;
 use crate::statistics::Random;
 use anyhow::Result;
 use breakdown::Breakdown;
@@ -90,12 +91,8 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let model = args.model.open_to_run()?;
     let ids = match &text {
         Some(text) => {
-            let mut ids =
-                model.tokenizer().encode(text, EncodeOptions { add_special: true, ..Default::default() })?;
-            if model.tokenizer().adds_eos() {
-                ids.pop();
-            }
-            ids
+            let options = EncodeOptions { add_special: true, ..Default::default() };
+            encode_open(model.tokenizer(), text, options)?
         }
         None => random_ids(&model, args.n_prompt),
     };
@@ -113,7 +110,7 @@ pub fn run(args: &ProfileArgs) -> Result<()> {
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
     say(&format!("{}: {}", model.name(), args.session.features(options.kernels)));
-    let prober = Prober::new(options.kernels, pool, model.bytes_per_token().min(MOST_READ))?;
+    let prober = Prober::for_model(options.kernels, pool, &model)?;
     let threads = [options.prompt_threads, options.decode_threads];
     let threads = threads.map(|n| n.unwrap_or_else(|| args.session.threads.threads()));
     let limits = || threads.map(|n| prober.probe(n));

@@ -63,7 +63,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let seed = config.seed;
     let mut sampler = Sampler::new(config, model.config().vocab_size)?;
     let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
-    let ids = without_final_eos(tokenizer.encode(&prompt, encode)?, tokenizer.adds_eos());
+    let ids = encode_open(tokenizer, &prompt, encode)?;
     let mut session = args.session.session(&model)?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
@@ -149,12 +149,13 @@ fn logprobs_line(tokenizer: &Tokenizer, drawn: &Drawn<'_>, n: usize) -> String {
     format!("{json}\n")
 }
 
-/// A prompt goes on, whatever the vocabulary wants to end texts with.
-fn without_final_eos(mut ids: Vec<u32>, adds_eos: bool) -> Vec<u32> {
-    if adds_eos {
+/// Tokens of a text that goes on, whatever the vocabulary wants to end texts with.
+pub fn encode_open(tokenizer: &Tokenizer, text: &str, options: EncodeOptions) -> Result<Vec<u32>, RunError> {
+    let mut ids = tokenizer.encode(text, options)?;
+    if tokenizer.adds_eos() {
         ids.pop();
     }
-    ids
+    Ok(ids)
 }
 
 /// Two lines: the prompt, the generated text.

@@ -11,6 +11,7 @@
 use crate::exit::say;
 use crate::feed::{self, Feed};
 use crate::options::{ReadingArgs, read_text, usage};
+use crate::run::encode_open;
 use crate::statistics::negative_log;
 use anyhow::{Context, Result, bail};
 use gable_kernels::gemm::Phase;
@@ -197,11 +198,7 @@ impl Scorer<'_> {
         let before = prompt.unwrap_or("");
         let mut whole = Vec::with_capacity(texts.len());
         for text in &texts {
-            let mut ids = tokenizer.encode(&format!("{before}{text}"), options)?;
-            if tokenizer.adds_eos() {
-                ids.pop();
-            }
-            whole.push(ids);
+            whole.push(encode_open(tokenizer, &format!("{before}{text}"), options)?);
         }
         let context = tokenizer.encode(before, options)?;
         let shared = |ids: &Vec<u32>| ids.iter().zip(&context).take_while(|(a, b)| a == b).count();

@@ -100,6 +100,31 @@ fn blame_names_the_tensor_that_was_changed_and_no_other() {
 }
 
 #[test]
+fn narrow_activations_stay_within_their_divergence_from_the_exact_model() {
+    for (model, fast, precise) in [("smollm2", 0.0055, 0.0006), ("gemma3", 0.012, 0.0006)] {
+        for (numerics, most) in [("fast", fast), ("precise", precise)] {
+            let from_exact = [
+                "perplexity",
+                "-m",
+                model,
+                "-f",
+                &text(),
+                "-c",
+                "512",
+                "--chunks",
+                "1",
+                "--vs",
+                "exact",
+                "--json",
+            ];
+            let found = json(&[&from_exact[..], &["--numerics", numerics]].concat());
+            let kl = found["kl_mean"].as_f64().unwrap();
+            assert!(kl > 0.0 && kl <= most, "{model} {numerics}: {kl}");
+        }
+    }
+}
+
+#[test]
 fn blame_against_exact_numbers_ranks_every_input_of_quantized_layers() {
     let args =
         ["perplexity", "-m", "smollm2", "--vs", "exact", "-f", &text(), "-c", "16", "--blame", "--json"];

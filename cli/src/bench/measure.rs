@@ -4,7 +4,7 @@ use super::options::{MeasureArgs, Plan, Setting, Test};
 use super::record::{About, Record, Sample};
 use super::{synthetic, table};
 use crate::exit::say;
-use crate::limits::{Limits, MOST_READ, Prober};
+use crate::limits::{Limits, Prober};
 use crate::options::usage;
 use crate::statistics::Random;
 use anyhow::Result;
@@ -61,10 +61,7 @@ impl<'a> Bench<'a> {
                 let about = About::new(&model, &file, &options, setting, how);
                 bench.records.extend(plan.tests.iter().map(|&test| Record::new(about.clone(), test)));
                 let prober = match args.roofline {
-                    true => {
-                        let bytes = model.bytes_per_token().min(MOST_READ);
-                        Some(Prober::new(kernels, Arc::clone(&pool), bytes)?)
-                    }
+                    true => Some(Prober::for_model(kernels, Arc::clone(&pool), &model)?),
                     false => None,
                 };
                 let session = Session::new(Arc::clone(&model), pool, options)?;

@@ -1,5 +1,6 @@
 //! From a conversation to the tokens that a model is given.
 
+use crate::run::encode_open;
 use anyhow::Result;
 use gable_model::chat_template::{ChatTemplate, Message, PlainTranscript};
 use gable_model::tokenizer::{EncodeOptions, Tokenizer};
@@ -39,10 +40,7 @@ impl Form {
             Form::Plain(transcript) => {
                 let text = transcript.render(messages);
                 let options = EncodeOptions { add_special: true, parse_special: false };
-                let mut ids = tokenizer.encode(&text, options)?;
-                if tokenizer.adds_eos() {
-                    ids.pop();
-                }
+                let ids = encode_open(tokenizer, &text, options)?;
                 Ok(Prompt { text, ids })
             }
         }
