@@ -4,6 +4,7 @@
 pub mod arch;
 pub mod chat_template;
 pub mod config;
+mod engine;
 pub mod error;
 mod file_kind;
 pub mod finite;
@@ -22,6 +23,7 @@ pub mod safetensors;
 pub mod sampler;
 pub mod scratch;
 pub mod session;
+pub mod speculate;
 pub mod tensor_table;
 pub mod tokenizer;
 mod unique_keys;

@@ -197,7 +197,7 @@ mod unit {
             let stats = generate(&mut run, model.tokenizer(), &mut sampler, &ids, &until, &mut |_| {
                 ControlFlow::Continue(())
             });
-            assert_eq!(stats.unwrap().decode_passes, generated);
+            assert_eq!(stats.unwrap().speculation.passes, generated);
             assert_eq!(measured.session.calls(), run.calls(), "{prompt} and {generated}");
             assert_eq!(run.calls().rows as usize, prompt + generated);
             assert_eq!(run.calls().passes as usize, prompt.div_ceil(16) + generated);
