@@ -19,8 +19,9 @@ use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
 use gable_kernels::gemm::{Epilogue, Phase};
-use gable_kernels::quant::{Activations, Forms, Remainder};
+use gable_kernels::quant::{Activations, Forms, QuantWeights, Remainder};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
+use std::cell::Cell;
 
 /// With which numbers the linear layers and attention compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -97,8 +98,14 @@ pub fn forward(
 ) -> Result<(), RunError> {
     let config = model.config();
     scratch.begin(model, batch.rows)?;
-    let mut pass =
-        Pass { team, model, kernels: scratch.kernels, phase: batch.phase, numerics: scratch.numerics };
+    let mut pass = Pass {
+        team,
+        model,
+        kernels: scratch.kernels,
+        phase: batch.phase,
+        numerics: scratch.numerics,
+        weight_bytes: Cell::new(0),
+    };
     if scratch.strict {
         pass.phase = Phase::Prompt;
     }
@@ -113,7 +120,9 @@ pub fn forward(
             return Err(KernelError::Cancelled.into());
         }
     }
-    pass.unembed(batch, scratch, observer, config)
+    pass.unembed(batch, scratch, observer, config)?;
+    scratch.count_weights(pass.weight_bytes.get());
+    Ok(())
 }
 
 /// What every step of a pass needs.
@@ -123,6 +132,7 @@ struct Pass<'a> {
     kernels: Kernels,
     phase: Phase,
     numerics: Numerics,
+    weight_bytes: Cell<u64>,
 }
 
 impl Pass<'_> {
@@ -342,7 +352,7 @@ impl Pass<'_> {
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let unembedding = self.model.weights().unembedding();
         self.kernels.prepare(self.team, s.activations, self.numerics.forms(self.phase, unembedding))?;
-        let view = unembedding.view(self.model.files())?;
+        let view = self.read(unembedding)?;
         let out = logits.reborrow();
         self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
         if let Some(cap) = config.logit_soft_cap {
@@ -383,9 +393,16 @@ impl Pass<'_> {
         out: MatMut<'_>,
         accumulate: bool,
     ) -> Result<(), RunError> {
-        let weights = linear.weight.view(self.model.files())?;
+        let weights = self.read(&linear.weight)?;
         let epilogue = Epilogue { bias: linear.bias.as_deref(), accumulate };
         Ok(self.kernels.matmul(self.team, self.phase, a, &weights, epilogue, out)?)
+    }
+
+    /// A matrix that a matmul will read, counted.
+    fn read<'w>(&'w self, weight: &'w WeightMatrix) -> Result<QuantWeights<'w>, KernelError> {
+        let bytes = u64::try_from(weight.n_bytes()).unwrap_or(u64::MAX);
+        self.weight_bytes.set(self.weight_bytes.get().saturating_add(bytes));
+        weight.view(self.model.files())
     }
 
     fn show(&self, observer: &mut dyn Observer, layer: usize, site: Site, values: MatRef<'_>) {

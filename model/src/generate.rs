@@ -216,6 +216,7 @@ pub(crate) struct Reply {
 }
 
 impl Reply {
+    /// A text that ends before these.
     pub(crate) fn new(stop: &[String]) -> Reply {
         Reply { characters: Utf8Stream::new(), stops: StopStrings::new(stop), tokens: 0 }
     }

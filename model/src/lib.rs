@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+pub mod batch;
 pub mod chat_template;
 pub mod config;
 mod engine;
