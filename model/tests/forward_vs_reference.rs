@@ -108,6 +108,11 @@ fn qwen3_with_head_norms_from_shards() {
 }
 
 #[test]
+fn gemma2_with_capped_scores_and_alternating_windows() {
+    agrees("gemma2");
+}
+
+#[test]
 fn gemma3_with_local_and_global_layers() {
     agrees("gemma3");
 }

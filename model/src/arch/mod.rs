@@ -15,7 +15,8 @@ use gable_kernels::activation::Activation;
 use gable_kernels::rope::RopePairing;
 
 /// Every family that can be run.
-pub static FAMILIES: &[&Family] = &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA3, &gpt2::GPT2];
+pub static FAMILIES: &[&Family] =
+    &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA2, &gemma::GEMMA3, &gpt2::GPT2];
 
 /// A family of models.
 #[derive(Debug)]
