@@ -19,6 +19,7 @@ pub static GEMMA2: Family = Family {
     window_rope_base: None,
     window_pattern: Some(2),
     scales_embeddings: true,
+    average_query_layers: Some(46),
     hf_transposed: false,
     hf_name,
 };
@@ -35,6 +36,7 @@ pub static GEMMA3: Family = Family {
     window_rope_base: Some(10_000.0),
     window_pattern: Some(6),
     scales_embeddings: true,
+    average_query_layers: None,
     hf_transposed: false,
     hf_name,
 };
