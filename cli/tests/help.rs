@@ -55,7 +55,7 @@ fn help_fits_into_a_narrow_terminal() {
 
 #[test]
 fn help_texts_are_as_they_were_looked_at() {
-    for command in ["bench", "perplexity", "score", "explain", "selftest", "completions", "man"] {
+    for command in ["batch", "bench", "perplexity", "score", "explain", "selftest", "completions", "man"] {
         snapshot(&format!("help-{command}"), &help(&[command], 90));
     }
     snapshot("help-bench-compare", &help(&["bench", "compare"], 90));
