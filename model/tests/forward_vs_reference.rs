@@ -117,7 +117,7 @@ fn gemma2_with_capped_scores_and_alternating_windows() {
 
 #[test]
 fn gemma2_of_46_layers_scales_queries_by_its_average_head() {
-    let mut gguf = Gguf::open(&fixture("gemma2").join("model.gguf")).unwrap();
+    let mut gguf = Gguf::open(fixture("gemma2").join("model.gguf")).unwrap();
     let mut scale = |layers: &str| {
         let (key, value) = OverrideValue::parse(&format!("gemma2.block_count=int:{layers}")).unwrap();
         gguf.metadata_mut().set_override(&key, value).unwrap();
