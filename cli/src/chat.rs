@@ -85,7 +85,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
     args.generation.ban_end(&mut config, model.tokenizer());
     let seed = config.seed;
     let sampler = Sampler::new(config, model.config().vocab_size)?;
-    let mut session = args.session.session(&model)?;
+    let mut session = args.session.session(&model, args.generation.max_logits())?;
     let mut input = Input::open(&catalogue::cache_dir().join("history"))?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());

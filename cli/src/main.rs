@@ -2,6 +2,7 @@
 #![deny(unsafe_code)]
 #![allow(rustdoc::broken_intra_doc_links)] // doc comments are help texts, where brackets mean "optional"
 
+mod batch;
 mod bench;
 mod catalogue;
 mod chat;
@@ -62,6 +63,8 @@ enum Command {
     Run(run::RunArgs),
     /// Talk with a model
     Chat(chat::ChatArgs),
+    /// Answer a file of requests, many at the same time
+    Batch(batch::BatchArgs),
     /// Show a text as tokens
     Tokenize(tokenize::TokenizeArgs),
     /// Show what a model's file holds
@@ -102,6 +105,7 @@ fn main() -> ExitCode {
         Command::Pull(args) => pull::run(&args),
         Command::Run(args) => run::run(&args),
         Command::Chat(args) => chat::run(&args),
+        Command::Batch(args) => batch::run(&args),
         Command::Tokenize(args) => tokenize::run(&args),
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),

@@ -100,7 +100,7 @@ impl Drop for NewFile {
 }
 
 /// Whether two names lead to one file, through links of either kind.
-fn same_file(a: &Path, b: &Path) -> bool {
+pub fn same_file(a: &Path, b: &Path) -> bool {
     #[cfg(unix)]
     {
         use std::os::unix::fs::MetadataExt;

@@ -119,7 +119,8 @@ impl HabitArgs {
 
 /// llama.cpp's options of one dash and several letters as long ones; everything else as it is.
 pub fn with_long_names(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    const LONG: [(&str, &str); 15] = [
+    const LONG: [(&str, &str); 16] = [
+        ("-np", "--parallel"),
         ("-pg", "--pg"),
         ("-tb", "--threads-batch"),
         ("-ub", "--ubatch-size"),

@@ -11,6 +11,7 @@ use gable_kernels::Kernels;
 use gable_model::RunError;
 use gable_model::generate::{Drawn, GenerateStats, StopReason, generate, generate_with};
 use gable_model::sampler::Sampler;
+use gable_model::speculate::SpeculationCounts;
 use gable_model::tokenizer::{EncodeOptions, Tokenizer};
 use std::cell::RefCell;
 use std::io::Write;
@@ -22,6 +23,7 @@ use std::time::Duration;
 #[command(after_help = "Examples:
   gable run 'The capital of France is'
   gable run -m model.gguf -n 64 --temp 0 -f prompt.txt
+  gable run --draft 16 -f code.rs
   gable run --temp 0 -n 8 --logprobs 5 'My teacher was Professor'
   echo 'Once upon a time' | gable run -")]
 pub struct RunArgs {
@@ -64,7 +66,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut sampler = Sampler::new(config, model.config().vocab_size)?;
     let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
     let ids = encode_open(tokenizer, &prompt, encode)?;
-    let mut session = args.session.session(&model)?;
+    let mut session = args.session.session(&model, args.generation.max_logits())?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
     if ids.len() > session.max_positions() {
@@ -167,7 +169,11 @@ pub fn say_timings(stats: &GenerateStats) {
         say(&format!("{n:>5} {what}: {seconds:.3} s, {rate:.2} tokens/s"));
     };
     line(stats.prompt_tokens, "prompt tokens processed", stats.prompt_tokens, stats.prompt_time);
-    line(stats.generated_tokens, "tokens generated", stats.decode_passes, stats.decode_time);
+    line(stats.generated_tokens, "tokens generated", stats.decoded_tokens, stats.decode_time);
+    let SpeculationCounts { passes, guessed, right } = stats.speculation;
+    if guessed > 0 {
+        say(&format!("{guessed:>5} tokens guessed, {right} of them right, in {passes} passes"));
+    }
 }
 
 /// Stdout that remembers its first error and writes nothing after it.

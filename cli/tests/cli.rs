@@ -137,6 +137,18 @@ fn a_wrong_command_line_ends_with_2() {
 }
 
 #[test]
+fn guesses_change_no_text() {
+    let model = cached("smollm2");
+    let prompt = "one two three four five six seven eight nine ten. ".repeat(3);
+    let args = ["run", "-m", &model, "-n", "40", "--seed", "5", "--temp", "0.5"];
+    let plain = output(&[&args[..], &[&prompt]].concat());
+    let guessed = output(&[&args[..], &["--draft", "12", &prompt]].concat());
+    assert!(plain.status.success() && guessed.status.success(), "{}", stderr(&guessed));
+    assert_eq!(stdout(&guessed), stdout(&plain));
+    assert!(stderr(&guessed).contains("tokens guessed") && !stderr(&plain).contains("tokens guessed"));
+}
+
+#[test]
 fn a_prompt_longer_than_the_context_is_refused() {
     let model = cached("smollm2");
     let long = "word ".repeat(40);

@@ -56,6 +56,7 @@ fn help_fits_into_a_narrow_terminal() {
 #[test]
 fn help_texts_are_as_they_were_looked_at() {
     for command in [
+        "batch",
         "bench",
         "profile",
         "perplexity",

@@ -133,6 +133,8 @@ impl ModelConfig {
         let n_heads = keys.extent("attention.head_count")?;
         let head_dim = keys.extent_or("attention.key_length", d_model / n_heads)?;
         let n_layers = keys.extent("block_count")?;
+        let average_query = family.average_query_layers == Some(n_layers);
+        let query_width = if average_query { d_model / n_heads } else { head_dim };
         let eps_key = match family.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer => "attention.layer_norm_epsilon",
@@ -169,7 +171,7 @@ impl ModelConfig {
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),
-            attention_scale: 1.0 / (head_dim as f32).sqrt(),
+            attention_scale: 1.0 / (query_width as f32).sqrt(),
             attention_soft_cap: keys.get("attn_logit_softcapping")?,
             logit_soft_cap: keys.get("final_logit_softcapping")?,
             windows: windows(family, n_layers, window, pattern),

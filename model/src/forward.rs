@@ -21,6 +21,7 @@ use gable_kernels::attention::{
 use gable_kernels::gemm::{Epilogue, Phase, Product};
 use gable_kernels::quant::{Activations, Forms, QuantWeights, Remainder};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
+use std::cell::Cell;
 
 /// With which numbers the linear layers and attention compute.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -98,8 +99,14 @@ pub fn forward(
     let config = model.config();
     scratch.begin(model, batch.rows)?;
     observer.done(0, Operation::Begin);
-    let mut pass =
-        Pass { team, model, kernels: scratch.kernels, phase: batch.phase, numerics: scratch.numerics };
+    let mut pass = Pass {
+        team,
+        model,
+        kernels: scratch.kernels,
+        phase: batch.phase,
+        numerics: scratch.numerics,
+        weight_bytes: Cell::new(0),
+    };
     if scratch.strict {
         pass.phase = Phase::Prompt;
     }
@@ -115,7 +122,9 @@ pub fn forward(
             return Err(KernelError::Cancelled.into());
         }
     }
-    pass.unembed(batch, scratch, observer, config)
+    pass.unembed(batch, scratch, observer, config)?;
+    scratch.count_weights(pass.weight_bytes.get());
+    Ok(())
 }
 
 /// What every step of a pass needs.
@@ -125,6 +134,7 @@ struct Pass<'a> {
     kernels: Kernels,
     phase: Phase,
     numerics: Numerics,
+    weight_bytes: Cell<u64>,
 }
 
 impl Pass<'_> {
@@ -169,7 +179,8 @@ impl Pass<'_> {
         self.show(observer, i, Site::AttentionInput, s.activations.f32());
         let mut qkv = s.qkv;
         let [q, k, v] = qkv.reborrow().split_columns([q_dim, kv_dim, kv_dim]);
-        let (w_q, w_k, w_v) = (self.view(&layer.q)?, self.view(&layer.k)?, self.view(&layer.v)?);
+        let (w_q, w_k, w_v) =
+            (self.read(&layer.q.weight)?, self.read(&layer.k.weight)?, self.read(&layer.v.weight)?);
         let products = [product(&layer.q, &w_q, q), product(&layer.k, &w_k, k), product(&layer.v, &w_v, v)];
         self.kernels.matmul_each(self.team, self.phase, s.activations, products)?;
         observer.done(i, Operation::Qkv);
@@ -269,7 +280,7 @@ impl Pass<'_> {
         match &layer.gate {
             Some(gate) => {
                 let [of_gate, of_up] = s.gate_up.split_columns([d_ff, d_ff]);
-                let (w_gate, w_up) = (self.view(gate)?, self.view(&layer.up)?);
+                let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&layer.up.weight)?);
                 let factors = [product(gate, &w_gate, of_gate), product(&layer.up, &w_up, of_up)];
                 let (phase, activation) = (self.phase, config.activation);
                 self.kernels.matmul_gated(self.team, phase, s.activations, activation, factors, inner)?;
@@ -354,7 +365,7 @@ impl Pass<'_> {
         self.norm(&self.model.weights().output_norm, last, s.activations, forms)?;
         observer.done(n_layers, Operation::Norm);
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
-        let view = unembedding.view(self.model.files())?;
+        let view = self.read(unembedding)?;
         let out = logits.reborrow();
         self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
         if let Some(cap) = config.logit_soft_cap {
@@ -395,10 +406,6 @@ impl Pass<'_> {
         linears.into_iter().fold(Forms::EXACT, |forms, linear| forms.union(of(linear)))
     }
 
-    fn view<'w>(&'w self, linear: &'w Linear) -> Result<QuantWeights<'w>, RunError> {
-        Ok(linear.weight.view(self.model.files())?)
-    }
-
     /// `out (+)= W a + b`
     fn linear(
         &self,
@@ -407,9 +414,16 @@ impl Pass<'_> {
         out: MatMut<'_>,
         accumulate: bool,
     ) -> Result<(), RunError> {
-        let weights = self.view(linear)?;
+        let weights = self.read(&linear.weight)?;
         let epilogue = Epilogue { bias: linear.bias.as_deref(), accumulate };
         Ok(self.kernels.matmul(self.team, self.phase, a, &weights, epilogue, out)?)
+    }
+
+    /// A matrix that a matmul will read, counted.
+    fn read<'w>(&'w self, weight: &'w WeightMatrix) -> Result<QuantWeights<'w>, KernelError> {
+        let bytes = u64::try_from(weight.n_bytes()).unwrap_or(u64::MAX);
+        self.weight_bytes.set(self.weight_bytes.get().saturating_add(bytes));
+        weight.view(self.model.files())
     }
 
     fn show(&self, observer: &mut dyn Observer, layer: usize, site: Site, values: MatRef<'_>) {

@@ -15,6 +15,7 @@ mod stop;
 use crate::RunError;
 use crate::sampler::Sampler;
 use crate::session::Session;
+use crate::speculate::{Speculation, SpeculationCounts};
 use crate::tokenizer::{Tokenizer, Utf8Stream};
 use gable_kernels::KernelError;
 use std::ops::ControlFlow;
@@ -30,11 +31,22 @@ pub struct GenerateOptions {
     pub stop: Vec<String>,
     /// Goes on after a token that ends a text.
     pub ignore_eos: bool,
+    /// Tokens that are [guessed](crate::speculate) from the text so far at most, to be verified in one pass; 0 for
+    /// none. The text is the same. The session must have room for the logits of one more
+    /// ([`SessionOptions::max_logits`](crate::session::SessionOptions::max_logits)), or fewer are guessed.
+    pub draft: usize,
 }
 
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
-        GenerateOptions { max_tokens: usize::MAX, stop: Vec::new(), ignore_eos: false }
+        GenerateOptions { max_tokens: usize::MAX, stop: Vec::new(), ignore_eos: false, draft: 0 }
+    }
+}
+
+impl GenerateOptions {
+    /// Whether a token ends the text.
+    pub(crate) fn ends(&self, tokenizer: &Tokenizer, token: u32) -> bool {
+        tokenizer.is_eog(token) && !self.ignore_eos
     }
 }
 
@@ -63,9 +75,11 @@ pub struct GenerateStats {
     pub prompt_time: Duration,
     /// Tokens drawn, without one that ended the text.
     pub generated_tokens: usize,
-    /// Passes of a single token: the first token drawn comes out of the prompt's pass.
-    pub decode_passes: usize,
-    /// How long they took, sampling included.
+    /// Tokens that were drawn after the first one, which comes out of the prompt's pass.
+    pub decoded_tokens: usize,
+    /// The passes that they came out of, and guesses.
+    pub speculation: SpeculationCounts,
+    /// How long those passes took, sampling included.
     pub decode_time: Duration,
     /// Why it ended.
     pub stop: StopReason,
@@ -114,10 +128,9 @@ pub fn generate_with(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     on_token: &mut dyn FnMut(Drawn<'_>),
 ) -> Result<GenerateStats, RunError> {
-    let is_end = |id: u32| tokenizer.is_eog(id) && !options.ignore_eos;
     let mut draw = |sampler: &mut Sampler, logits: &[f32]| {
         let token = sampler.sample(logits)?;
-        on_token(Drawn { token, logits, ends_text: is_end(token) });
+        on_token(Drawn { token, logits, ends_text: options.ends(tokenizer, token) });
         Ok::<u32, RunError>(token)
     };
     if prompt.is_empty() {
@@ -131,7 +144,8 @@ pub fn generate_with(
         prompt_tokens: prompt.len(),
         prompt_time: Duration::ZERO,
         generated_tokens: 0,
-        decode_passes: 0,
+        decoded_tokens: 0,
+        speculation: SpeculationCounts::default(),
         decode_time: Duration::ZERO,
         stop: StopReason::MaxTokens,
     };
@@ -150,30 +164,35 @@ pub fn generate_with(
     let Some(mut token) = first else { return Ok(stats) };
 
     let start = Instant::now();
-    let mut writer =
-        Writer { characters: Utf8Stream::new(), stops: StopStrings::new(&options.stop), on_text };
-    stats.stop = loop {
+    let mut reply = Reply::new(&options.stop);
+    let mut speculation = Speculation::new(options.draft);
+    let stop = loop {
         sampler.accept(token)?;
-        if is_end(token) {
-            break StopReason::EndOfText;
+        if let ControlFlow::Break(reason) = reply.take(token, tokenizer, options, on_text) {
+            break Ok(reason);
         }
-        stats.generated_tokens = stats.generated_tokens.saturating_add(1);
-        if let ControlFlow::Break(reason) = writer.write(tokenizer.visible_piece(token)) {
-            break reason;
+        if speculation.len(session) >= session.max_positions() {
+            break Ok(StopReason::ContextFull);
         }
-        if stats.generated_tokens >= options.max_tokens {
-            break StopReason::MaxTokens;
+        let drawn = match uncancelled(speculation.decode(session, token)) {
+            Ok(Some(logits)) => draw(sampler, logits),
+            Ok(None) => break Ok(StopReason::Interrupted),
+            Err(error) => Err(error),
+        };
+        match drawn {
+            Ok(drawn) => token = drawn,
+            Err(error) => break Err(error),
         }
-        if session.tokens().len() >= session.max_positions() {
-            break StopReason::ContextFull;
-        }
-        let Some(logits) = uncancelled(session.decode(token))? else { break StopReason::Interrupted };
-        stats.decode_passes = stats.decode_passes.saturating_add(1);
-        token = draw(sampler, logits)?;
+        stats.decoded_tokens = stats.decoded_tokens.saturating_add(1);
     };
+    // Whatever it was that ended it, the session holds what was drawn and no more.
+    speculation.end(session)?;
+    stats.stop = stop?;
+    stats.speculation = speculation.counts();
+    stats.generated_tokens = reply.tokens;
     stats.decode_time = start.elapsed();
     if stats.stop != StopReason::StopString {
-        writer.finish();
+        reply.finish(on_text);
     }
     Ok(stats)
 }
@@ -187,31 +206,53 @@ fn uncancelled<T>(result: Result<T, RunError>) -> Result<Option<T>, RunError> {
     }
 }
 
-/// Bytes in, text out.
-struct Writer<'a> {
+/// A text in the making: tokens in, text out.
+#[derive(Debug)]
+pub(crate) struct Reply {
     characters: Utf8Stream,
-    stops: StopStrings<'a>,
-    on_text: &'a mut dyn FnMut(&str) -> ControlFlow<()>,
+    stops: StopStrings,
+    /// Tokens so far, without one that ended the text.
+    pub(crate) tokens: usize,
 }
 
-impl Writer<'_> {
-    fn write(&mut self, piece: &[u8]) -> ControlFlow<StopReason> {
-        self.characters.push(piece, self.stops.buffer());
+impl Reply {
+    /// A text that ends before these.
+    pub(crate) fn new(stop: &[String]) -> Reply {
+        Reply { characters: Utf8Stream::new(), stops: StopStrings::new(stop), tokens: 0 }
+    }
+
+    /// Takes a token that was drawn; `Break` if it was the last one.
+    pub(crate) fn take(
+        &mut self,
+        token: u32,
+        tokenizer: &Tokenizer,
+        options: &GenerateOptions,
+        on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
+    ) -> ControlFlow<StopReason> {
+        if options.ends(tokenizer, token) {
+            return ControlFlow::Break(StopReason::EndOfText);
+        }
+        self.tokens = self.tokens.saturating_add(1);
+        self.characters.push(tokenizer.visible_piece(token), self.stops.buffer());
         let (ready, found) = self.stops.ready();
-        if !ready.is_empty() && (self.on_text)(ready).is_break() {
+        if !ready.is_empty() && on_text(ready).is_break() {
             return ControlFlow::Break(StopReason::Interrupted);
         }
         self.stops.advance();
-        if found { ControlFlow::Break(StopReason::StopString) } else { ControlFlow::Continue(()) }
+        match (found, self.tokens >= options.max_tokens) {
+            (true, _) => ControlFlow::Break(StopReason::StopString),
+            (_, true) => ControlFlow::Break(StopReason::MaxTokens),
+            _ => ControlFlow::Continue(()),
+        }
     }
 
     /// Nothing more comes: what was held back was no stop string.
-    fn finish(&mut self) {
+    pub(crate) fn finish(&mut self, on_text: &mut dyn FnMut(&str) -> ControlFlow<()>) {
         self.characters.flush(self.stops.buffer());
         let rest = self.stops.rest();
         if !rest.is_empty() {
             // There is nothing left to end.
-            let _ = (self.on_text)(rest);
+            let _ = on_text(rest);
         }
     }
 }

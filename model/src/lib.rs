@@ -2,8 +2,10 @@
 #![deny(unsafe_code)]
 
 pub mod arch;
+pub mod batch;
 pub mod chat_template;
 pub mod config;
+mod engine;
 pub mod error;
 mod file_kind;
 pub mod finite;
@@ -22,6 +24,7 @@ pub mod safetensors;
 pub mod sampler;
 pub mod scratch;
 pub mod session;
+pub mod speculate;
 pub mod tensor_table;
 pub mod timeline;
 pub mod tokenizer;

@@ -39,6 +39,8 @@ pub struct Calls {
     pub rows: u64,
     /// Rows with logits.
     pub logits: u64,
+    /// Bytes of the matrices that the passes multiplied with: each once, however many rows there were.
+    pub weight_bytes: u64,
 }
 
 /// RoPE's angles of a batch's rows.
@@ -209,6 +211,11 @@ impl Scratch {
             }
         }
         Ok(())
+    }
+
+    /// Notes what a pass has read.
+    pub(crate) fn count_weights(&mut self, bytes: u64) {
+        self.calls.weight_bytes = self.calls.weight_bytes.saturating_add(bytes);
     }
 
     /// Forward passes so far, those that were cancelled included.

@@ -6,7 +6,10 @@ mod common;
 
 use common::{ids, instruction_sets, session};
 use gable_kernels::gemm::Phase;
+use gable_model::arch::Family;
+use gable_model::config::ModelConfig;
 use gable_model::forward::Numerics;
+use gable_model::gguf::{Gguf, OverrideValue};
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::{Observer, Site};
 use std::collections::HashMap;
@@ -105,6 +108,23 @@ fn qwen2_with_biases() {
 #[test]
 fn qwen3_with_head_norms_from_shards() {
     agrees("qwen3");
+}
+
+#[test]
+fn gemma2_with_capped_scores_and_alternating_windows() {
+    agrees("gemma2");
+}
+
+#[test]
+fn gemma2_of_46_layers_scales_queries_by_its_average_head() {
+    let mut gguf = Gguf::open(fixture("gemma2").join("model.gguf")).unwrap();
+    let mut scale = |layers: &str| {
+        let (key, value) = OverrideValue::parse(&format!("gemma2.block_count=int:{layers}")).unwrap();
+        gguf.metadata_mut().set_override(&key, value).unwrap();
+        let family = Family::of_gguf("gemma2").unwrap();
+        ModelConfig::from_gguf(family, gguf.metadata(), 288).unwrap().attention_scale
+    };
+    assert_eq!([scale("42"), scale("46")], [16.0, 32.0 / 4.0].map(|width: f32| 1.0 / width.sqrt()));
 }
 
 #[test]

@@ -194,7 +194,7 @@ mod unit {
             let stats = generate(&mut run, model.tokenizer(), &mut sampler, &ids, &until, &mut |_| {
                 ControlFlow::Continue(())
             });
-            assert_eq!(stats.unwrap().decode_passes, generated);
+            assert_eq!(stats.unwrap().speculation.passes, generated);
             assert_eq!(measured.session.calls(), run.calls(), "{prompt} and {generated}");
 
             let mut profiled = Session::new(Arc::clone(&model), Arc::new(Pool::new(2)), options).unwrap();

@@ -1,6 +1,6 @@
 //! Options of prompts, of drawing tokens, and of when to stop. Names and defaults are llama.cpp's.
 
-use super::usage;
+use super::{count, usage};
 use anyhow::{Context, Result, bail};
 use gable_model::generate::GenerateOptions;
 use gable_model::sampler::{SamplerConfig, Stage};
@@ -178,6 +178,10 @@ pub struct GenerationArgs {
     /// Goes on where the model would end
     #[arg(long)]
     pub ignore_eos: bool,
+    /// Guesses up to N tokens from what the text so far went on with, and verifies them in one pass: the same text, sooner
+    /// where it repeats itself; 0 for none
+    #[arg(long, visible_alias = "draft-max", value_name = "N", default_value_t = 0, value_parser = count(0, 256))]
+    pub draft: usize,
 }
 
 impl GenerationArgs {
@@ -187,7 +191,13 @@ impl GenerationArgs {
             max_tokens: usize::try_from(self.n_predict).unwrap_or(usize::MAX),
             stop: self.reverse_prompt.clone(),
             ignore_eos: self.ignore_eos,
+            draft: self.draft,
         }
+    }
+
+    /// Rows of logits that a session must give at once: the guesses' and the drawn token's.
+    pub fn max_logits(&self) -> usize {
+        self.draft.saturating_add(1)
     }
 
     /// Rules out the tokens that end a text, if they are to be ignored.

@@ -125,9 +125,10 @@ impl SessionArgs {
         Ok(options)
     }
 
-    /// A session, after a word about flags without effect.
-    pub fn session(&self, model: &Arc<Model>) -> Result<Session> {
+    /// A session that can give the logits of `max_logits` tokens at once, after a word about flags without effect.
+    pub fn session(&self, model: &Arc<Model>, max_logits: usize) -> Result<Session> {
         let mut options = self.session_options(model)?;
+        options.max_logits = max_logits;
         let pool = self.threads.pool(&mut options);
         self.habits.say_what_is_ignored();
         if options.max_positions > model.config().max_seq_len {

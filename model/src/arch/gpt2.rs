@@ -16,6 +16,7 @@ pub static GPT2: Family = Family {
     window_rope_base: None,
     window_pattern: None,
     scales_embeddings: false,
+    average_query_layers: None,
     hf_transposed: true,
     hf_name,
 };

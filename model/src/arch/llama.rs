@@ -17,6 +17,7 @@ pub static LLAMA: Family = Family {
     window_rope_base: None,
     window_pattern: Some(1),
     scales_embeddings: false,
+    average_query_layers: None,
     hf_transposed: false,
     hf_name,
 };

@@ -15,7 +15,8 @@ use gable_kernels::activation::Activation;
 use gable_kernels::rope::RopePairing;
 
 /// Every family that can be run.
-pub static FAMILIES: &[&Family] = &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA3, &gpt2::GPT2];
+pub static FAMILIES: &[&Family] =
+    &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA2, &gemma::GEMMA3, &gpt2::GPT2];
 
 /// A family of models.
 #[derive(Debug)]
@@ -40,6 +41,9 @@ pub struct Family {
     pub window_pattern: Option<u64>,
     /// Whether embeddings are multiplied with `sqrt(d_model)`.
     pub scales_embeddings: bool,
+    /// Layers of the one member (Gemma 2 27B) that scales queries by `sqrt(d_model / n_heads)`, not by `sqrt(head_dim)`, of
+    /// which GGUF files do not tell.
+    pub average_query_layers: Option<usize>,
     /// Whether matrices of Hugging Face checkpoints are stored input by output.
     pub hf_transposed: bool,
     /// Names in Hugging Face checkpoints.

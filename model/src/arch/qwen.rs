@@ -22,6 +22,7 @@ const fn family(name: &'static str, hf_types: &'static [&'static str]) -> Family
         window_rope_base: None,
         window_pattern: None,
         scales_embeddings: false,
+        average_query_layers: None,
         hf_transposed: false,
         hf_name: llama::hf_name,
     }

@@ -2,17 +2,17 @@
 
 /// Holds text back as long as it could be the beginning of a stop string.
 #[derive(Debug)]
-pub(super) struct StopStrings<'a> {
-    stops: &'a [String],
+pub(super) struct StopStrings {
+    stops: Vec<String>,
     held: String,
     /// Bytes of `held` that were handed out last.
     out: usize,
 }
 
-impl<'a> StopStrings<'a> {
+impl StopStrings {
     /// Empty strings would stop everything and are left out.
-    pub(super) fn new(stops: &'a [String]) -> StopStrings<'a> {
-        StopStrings { stops, held: String::with_capacity(256), out: 0 }
+    pub(super) fn new(stops: &[String]) -> StopStrings {
+        StopStrings { stops: stops.to_vec(), held: String::with_capacity(256), out: 0 }
     }
 
     /// Where new text is appended.
