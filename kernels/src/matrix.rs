@@ -10,6 +10,7 @@ use crate::error::KernelError;
 use crate::pool::Team;
 use std::marker::PhantomData;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Part `i` of `parts` of `0..total`, cut at multiples of `unit`: contiguous, disjoint, together the whole, the
 /// first parts at most one unit longer than the last.
@@ -94,6 +95,11 @@ impl<'a, T> MatRef<'a, T> {
         self.stride
     }
 
+    /// Where the first element is, to reach the whole view from.
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.data
+    }
+
     /// Row `i`.
     ///
     /// # Panics
@@ -163,6 +169,11 @@ impl<'a, T> MatMut<'a, T> {
         MatMut { data: data.as_mut_ptr(), rows, cols, stride: cols, lifetime: PhantomData }
     }
 
+    /// Where the first element is, to reach the whole view from.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.data
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -192,6 +203,20 @@ impl<'a, T> MatMut<'a, T> {
     pub fn as_ref(&self) -> MatRef<'_, T> {
         MatRef {
             data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The same view of elements of another name.
+    ///
+    /// # Safety
+    /// `U` must be the same type as `T`, or have its layout and be valid for all bits that either may hold.
+    pub(crate) unsafe fn cast<U>(self) -> MatMut<'a, U> {
+        MatMut {
+            data: self.data.cast(),
             rows: self.rows,
             cols: self.cols,
             stride: self.stride,
@@ -302,6 +327,33 @@ pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R) +
         let range = part_range(total, 1, parts, i);
         // SAFETY: `part_range` gives disjoint ranges within the rows, each part runs once.
         f(range.clone(), unsafe { rows.part(range) });
+    });
+}
+
+/// Calls `f(unit, slot)` for every unit, each thread with a slot of its own, a row of `slots`; units go to whoever is
+/// free.
+pub(crate) fn for_units<T: Send + Sync>(
+    team: &Team<'_>,
+    slots: MatMut<'_, T>,
+    units: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    let parts = slots.rows();
+    team.run(parts, &|part| {
+        // SAFETY: a row of the matrix for each part, and each part runs once.
+        let mut slot = unsafe { slots.strip(part..part + 1, 0..slots.cols()) };
+        if parts == 1 {
+            return (0..units).for_each(|unit| f(unit, slot.row_mut(0)));
+        }
+        loop {
+            // Relaxed: the number is all that is agreed on; the team orders the data.
+            let unit = next.fetch_add(1, Ordering::Relaxed);
+            if unit >= units {
+                return;
+            }
+            f(unit, slot.row_mut(0));
+        }
     });
 }
 

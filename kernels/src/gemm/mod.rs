@@ -18,7 +18,7 @@
 //! the table (`prompt` or `decode`), which walks panels or rows down to the tiles in `microkernel`.
 
 mod decode;
-mod microkernel;
+pub(crate) mod microkernel;
 mod prompt;
 
 use crate::error::KernelError;
