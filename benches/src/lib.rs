@@ -1,5 +1,7 @@
 //! Layer shapes that the benches share, by the models they are of.
 
+pub mod dense;
+
 use gable_kernels::quant::Format;
 
 /// A weight matrix of a real model.

@@ -28,6 +28,8 @@ pub enum Activation {
     Gelu,
     /// `0.5 x (1 + erf(x / sqrt 2))`: the exact GELU. Hendrycks and Gimpel 2016.
     GeluErf,
+    /// `max(x, 0)`
+    Relu,
 }
 
 /// x, but not below -120.
@@ -71,6 +73,16 @@ impl Map for GeluErf {
     }
 }
 
+#[derive(Clone, Copy)]
+struct Relu;
+impl Map for Relu {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::F32) -> S::F32 {
+        // In this order, so that a NaN stays one.
+        s.max(s.splat(0.0), x)
+    }
+}
+
 /// `f(x) y`
 #[derive(Clone, Copy)]
 struct Gated<F>(F);
@@ -108,6 +120,7 @@ pub(crate) fn activate_row<S: Simd>(s: S, activation: Activation, x: &mut [f32])
         Activation::Silu => map(s, x, Silu),
         Activation::Gelu => map(s, x, Gelu),
         Activation::GeluErf => map(s, x, GeluErf),
+        Activation::Relu => map(s, x, Relu),
     }
 }
 
@@ -118,6 +131,7 @@ pub(crate) fn gated_row<S: Simd>(s: S, activation: Activation, gate: &[f32], up:
         Activation::Silu => zip(s, gate, up, out, Gated(Silu)),
         Activation::Gelu => zip(s, gate, up, out, Gated(Gelu)),
         Activation::GeluErf => zip(s, gate, up, out, Gated(GeluErf)),
+        Activation::Relu => zip(s, gate, up, out, Gated(Relu)),
     }
 }
 

@@ -6,6 +6,7 @@
 pub mod activation;
 pub mod attention;
 mod convert;
+pub mod dense;
 pub mod error;
 pub mod gemm;
 pub mod isa;

@@ -8,6 +8,7 @@
 
 mod cut;
 
+pub(crate) use cut::for_units;
 pub use cut::{Columns, Rows, for_columns, for_rows, part_range};
 
 use crate::error::KernelError;
@@ -87,6 +88,11 @@ impl<'a, T> MatRef<'a, T> {
         self.stride
     }
 
+    /// Where the first element is, to reach the whole view from.
+    pub(crate) fn as_ptr(&self) -> *const T {
+        self.data
+    }
+
     /// Row `i`.
     ///
     /// # Panics
@@ -156,6 +162,11 @@ impl<'a, T> MatMut<'a, T> {
         MatMut { data: data.as_mut_ptr(), rows, cols, stride: cols, lifetime: PhantomData }
     }
 
+    /// Where the first element is, to reach the whole view from.
+    pub(crate) fn as_mut_ptr(&mut self) -> *mut T {
+        self.data
+    }
+
     /// Number of rows.
     pub fn rows(&self) -> usize {
         self.rows
@@ -185,6 +196,20 @@ impl<'a, T> MatMut<'a, T> {
     pub fn as_ref(&self) -> MatRef<'_, T> {
         MatRef {
             data: self.data,
+            rows: self.rows,
+            cols: self.cols,
+            stride: self.stride,
+            lifetime: PhantomData,
+        }
+    }
+
+    /// The same view of elements of another name.
+    ///
+    /// # Safety
+    /// `U` must be the same type as `T`, or have its layout and be valid for all bits that either may hold.
+    pub(crate) unsafe fn cast<U>(self) -> MatMut<'a, U> {
+        MatMut {
+            data: self.data.cast(),
             rows: self.rows,
             cols: self.cols,
             stride: self.stride,

@@ -14,6 +14,7 @@ use crate::activation::Activation;
 use crate::attention;
 use crate::attention::leaf::{Chunk, Partial, Row, Total};
 use crate::attention::pairs::{HeadPage, PageArgs};
+use crate::dense::jobs::{Job as DenseJob, PackColumns, PackRows, PackedRows};
 use crate::gemm::Job;
 use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
@@ -26,6 +27,7 @@ use half::{bf16, f16};
 use std::arch::is_aarch64_feature_detected as is_feature_detected;
 #[cfg(target_arch = "x86_64")]
 use std::arch::is_x86_feature_detected as is_feature_detected;
+use std::ops::Range;
 
 /// Every leaf: what it is called with, and the generic function that it instantiates. Tile shapes come last.
 macro_rules! operations {
@@ -79,6 +81,9 @@ macro_rules! operations {
                 = attention::leaf::merge;
             fn attention_finish(total: Total, output: &[f32], out: &mut [f32]) = attention::leaf::finish;
             fn attention_weights(total: Total, scores: &mut [f32]) = attention::leaf::weights;
+            fn pack_rows(job: &PackRows<'_>, rows: Range<usize>, out: PackedRows) = crate::dense::pack_rows;
+            fn pack_columns(job: &PackColumns<'_>, panel: usize, out: &mut [u8]) = crate::dense::pack_columns;
+            fn dense_store(job: &DenseJob<'_>, sums: &[f32], row: usize, cols: Range<usize>) = crate::dense::dense_store;
             fn probe_f32(rounds: usize) -> usize = crate::probe::f32_peak;
             fn probe_bf16(rounds: usize) -> usize = crate::probe::bf16_peak;
             fn probe_int8(rounds: usize) -> usize = crate::probe::int8_peak;
@@ -108,7 +113,10 @@ macro_rules! declare_table {
             pub(crate) tiles: Tiles,
             /// Whether dot products of bf16 are instructions.
             pub(crate) multiplies_bf16: bool,
+            /// Whether [`Simd::dot_u8i8`] is exact for all bytes.
+            pub(crate) exact_u8: bool,
             prompt: unsafe fn(&Job<'_>, &mut MatMut<'_>),
+            dense: unsafe fn(&DenseJob<'_>, Range<usize>, usize, &mut [u32]),
             vocabulary: unsafe fn(&mut Findings),
             $($op: unsafe fn($($ty),*) $(-> $ret)?,)*
         }
@@ -118,6 +126,12 @@ macro_rules! declare_table {
             pub(crate) fn prompt(&self, job: &Job<'_>, out: &mut MatMut<'_>) {
                 // SAFETY: as for every operation below.
                 unsafe { (self.prompt)(job, out) }
+            }
+
+            #[inline]
+            pub(crate) fn dense(&self, job: &DenseJob<'_>, rows: Range<usize>, panel: usize, scratch: &mut [u32]) {
+                // SAFETY: as for every operation below.
+                unsafe { (self.dense)(job, rows, panel, scratch) }
             }
 
             /// Compares the token's operations with their definitions: a check, not a kernel.
@@ -134,7 +148,7 @@ macro_rules! declare_table {
             )*
 
             /// Names of the table's kernels, for the tables that people read.
-            pub(crate) const OPERATIONS: &'static [&'static str] = &["prompt" $(, stringify!($op))*];
+            pub(crate) const OPERATIONS: &'static [&'static str] = &["prompt", "dense" $(, stringify!($op))*];
         }
     };
 }
@@ -155,6 +169,11 @@ macro_rules! fill_table {
                 crate::gemm::prompt::<$Token, $($tile),*>(<$Token>::new(), job, out)
             }
             #$features
+            fn dense(job: &DenseJob<'_>, rows: Range<usize>, panel: usize, scratch: &mut [u32]) {
+                const TILES: [usize; 4] = [$($tile),*];
+                crate::dense::dense::<$Token, { TILES[0] }, { TILES[1] }>(<$Token>::new(), job, rows, panel, scratch)
+            }
+            #$features
             fn vocabulary(findings: &mut Findings) {
                 vocabulary::check(<$Token>::new(), findings)
             }
@@ -164,7 +183,9 @@ macro_rules! fill_table {
                 cpu_has: $cpu_has,
                 tiles: Tiles { cells: (TILES[0], TILES[1]), int8: (TILES[2], TILES[3]) },
                 multiplies_bf16: <$Token as Simd>::HAS_BF16,
+                exact_u8: <$Token as Simd>::DOT_U8_MAX == u8::MAX,
                 prompt,
+                dense,
                 vocabulary,
                 $($op,)*
             }

@@ -12,7 +12,8 @@ use proptest::prelude::*;
 
 const U: f64 = 1.0 / 16_777_216.0; // 2^-24
 const TINY: f64 = 1.175_494_350_822_287_5e-38; // 2^-126
-const ACTIVATIONS: [Activation; 3] = [Activation::Silu, Activation::Gelu, Activation::GeluErf];
+const ACTIVATIONS: [Activation; 4] =
+    [Activation::Silu, Activation::Gelu, Activation::GeluErf, Activation::Relu];
 
 /// Lengths around every boundary of a loop.
 fn cols() -> impl Strategy<Value = usize> {

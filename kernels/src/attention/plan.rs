@@ -14,13 +14,12 @@ use super::pairs::{self, PairScratch};
 use super::{Arithmetic, AttentionInput, AttentionParams, AttentionTap, Mask, PAGE};
 use crate::error::KernelError;
 use crate::isa::Kernels;
-use crate::matrix::MatMut;
+use crate::matrix::{MatMut, for_units};
 use crate::memory::zeros;
 use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::simd::LANES;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Positions of the smallest and of the largest chunk.
 const CHUNKS: [usize; 2] = [512, 1024];
@@ -362,27 +361,6 @@ fn visible(
         return Err(KernelError::Shape { op: OP, what: "bias.cols (at least)", expected, found });
     }
     Ok(keys)
-}
-
-/// Calls `f(unit, slot)` for every unit, each thread with a slot of its own.
-fn for_units(team: &Team<'_>, slots: MatMut<'_>, units: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
-    let next = AtomicUsize::new(0);
-    let parts = slots.rows();
-    team.run(parts, &|part| {
-        // SAFETY: a row of the matrix for each part, and each part runs once.
-        let mut slot = unsafe { slots.strip(part..part + 1, 0..slots.cols()) };
-        if parts == 1 {
-            return (0..units).for_each(|unit| f(unit, slot.row_mut(0)));
-        }
-        loop {
-            // Relaxed: the number is all that is agreed on; the team orders the data.
-            let unit = next.fetch_add(1, Ordering::Relaxed);
-            if unit >= units {
-                return;
-            }
-            f(unit, slot.row_mut(0));
-        }
-    });
 }
 
 /// The result of one chunk for the rows of a unit.

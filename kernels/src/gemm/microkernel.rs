@@ -20,15 +20,110 @@ use crate::simd::{LANES, Simd};
 /// The largest MR of any table.
 pub(crate) const MAX_MR: usize = 6;
 
-/// A panel of 32-bit cells.
+/// What a cell of activations, 32 bits, is multiplied with, and how: the one thing in which the plain tiles differ.
+pub(crate) trait Cell<S: Simd> {
+    /// 16 sums.
+    type Sum: Copy;
+    /// 16 weight rows' cells, ready to be multiplied.
+    type Weights: Copy;
+    /// A cell of activations in every lane.
+    type X: Copy;
+    /// Bytes that a weight row's cell takes in a panel.
+    const BYTES: usize = 4;
+    /// All lanes zero.
+    fn zero(s: S) -> Self::Sum;
+    /// # Safety
+    /// `p` must be readable for 16 sums.
+    unsafe fn load(s: S, p: *const f32) -> Self::Sum;
+    /// # Safety
+    /// `p` must be writable for 16 sums.
+    unsafe fn store(s: S, p: *mut f32, sum: Self::Sum);
+    /// # Safety
+    /// `p` must be readable for `16 BYTES`.
+    unsafe fn weights(s: S, p: *const u8) -> Self::Weights;
+    fn spread(s: S, cell: u32) -> Self::X;
+    /// `sum + w x`, cell by cell.
+    fn step(s: S, sum: Self::Sum, w: Self::Weights, x: Self::X) -> Self::Sum;
+}
+
+/// Defines a kind of cell: type of the sums, of the loaded weights and of the spread activations, bytes in the panel.
+macro_rules! cell {
+    ($(#[$doc:meta])* $Name:ident: $Sum:ident, $W:ident, $X:ident, $bytes:literal, $zero:ident, $load:ident, $store:ident,
+        |$s:ident, $p:ident| $weights:expr, |$t:ident, $cell:ident| $spread:expr, |$u:ident, $sum:ident, $w:ident, $x:ident| $step:expr) => {
+        $(#[$doc])*
+        pub(crate) struct $Name;
+
+        impl<S: Simd> Cell<S> for $Name {
+            type Sum = S::$Sum;
+            type Weights = S::$W;
+            type X = S::$X;
+            const BYTES: usize = $bytes;
+            #[inline(always)]
+            fn zero(s: S) -> Self::Sum {
+                s.$zero(Default::default())
+            }
+            #[inline(always)]
+            unsafe fn load(s: S, p: *const f32) -> Self::Sum {
+                // SAFETY: the caller's promise.
+                unsafe { s.$load(p.cast()) }
+            }
+            #[inline(always)]
+            unsafe fn store(s: S, p: *mut f32, sum: Self::Sum) {
+                // SAFETY: the caller's promise.
+                unsafe { s.$store(p.cast(), sum) }
+            }
+            #[inline(always)]
+            unsafe fn weights($s: S, $p: *const u8) -> Self::Weights {
+                // SAFETY: the caller's promise.
+                unsafe { $weights }
+            }
+            #[inline(always)]
+            fn spread($t: S, $cell: u32) -> Self::X {
+                $spread
+            }
+            #[inline(always)]
+            fn step($u: S, $sum: Self::Sum, $w: Self::Weights, $x: Self::X) -> Self::Sum {
+                $step
+            }
+        }
+    };
+}
+
+cell!(
+    /// One f32.
+    F32: F32, F32, F32, 4, splat, load, store,
+    |s, p| s.load(p.cast()), |s, cell| s.splat(f32::from_bits(cell)), |s, sum, w, x| s.mul_add(w, x, sum)
+);
+cell!(
+    /// One f16, widened when it is loaded, times one f32.
+    F16: F32, F32, F32, 2, splat, load, store,
+    |s, p| s.load_f16(p.cast()), |s, cell| s.splat(f32::from_bits(cell)), |s, sum, w, x| s.mul_add(w, x, sum)
+);
+cell!(
+    /// Two bf16.
+    Bf16: F32, Bytes, Bytes, 4, splat, load, store,
+    |s, p| s.load_bytes(p), |s, cell| s.splat_cell(cell), |s, sum, w, x| s.dot_bf16(sum, w, x)
+);
+cell!(
+    /// Four u8 of weights, four i8 of activations.
+    U8: I32, Bytes, Bytes, 4, splat_i32, load_i32, store_i32,
+    |s, p| s.load_bytes(p), |s, cell| s.splat_cell(cell), |s, sum, w, x| s.dot_u8i8(sum, w, x)
+);
+cell!(
+    /// Two i16.
+    I16: I32, Bytes, Bytes, 4, splat_i32, load_i32, store_i32,
+    |s, p| s.load_bytes(p), |s, cell| s.splat_cell(cell), |s, sum, w, x| s.dot_i16(sum, w, x)
+);
+
+/// A panel of cells.
 #[derive(Clone, Copy)]
 pub(crate) struct CellPanel {
     /// `[cells][NR]`
-    pub(crate) cells: *const u32,
+    pub(crate) cells: *const u8,
     pub(crate) len: usize,
 }
 
-/// A tile's outputs: `MR` rows of `NR`.
+/// A tile's outputs: `MR` rows of `NR` f32 (or i32, where the cells' sums are).
 #[derive(Clone, Copy)]
 pub(crate) struct TileC {
     /// What the products are added to: the outputs themselves, or one row for all (stride 0).
@@ -38,57 +133,53 @@ pub(crate) struct TileC {
     pub(crate) ldc: usize,
 }
 
-/// `c[i][..] = start[i][..] + sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain of fused multiply-adds (or bf16
-/// dot products) over k.
+/// Rows up to which a tile waits for the panel's memory and not for arithmetic, and asks for it early.
+const FEW_ROWS: usize = 2;
+/// How early, in bytes.
+const AHEAD: usize = 4096;
+
+/// `c[i][..] = start[i][..] + sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain over k.
 ///
 /// # Safety
-/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `tile` `MR` rows of `16 NV` f32.
+/// `panel` must hold `len * 16 NV` cells, `a` `MR` rows of `len` cells at `a_stride`, `tile` `MR` rows of `16 NV` sums.
 #[inline(always)]
-pub(crate) unsafe fn tile_cells<S: Simd, const MR: usize, const NV: usize, const BF16: bool>(
+pub(crate) unsafe fn tile_cells<S: Simd, C: Cell<S>, const MR: usize, const NV: usize>(
     s: S,
     panel: CellPanel,
     a: *const u32,
     a_stride: usize,
     tile: TileC,
 ) {
-    // SAFETY: all offsets are below the extents that the caller promised.
+    // SAFETY: all offsets are below the extents that the caller promised; a prefetch may point anywhere.
     unsafe {
-        let mut acc = [[s.splat(0.0); NV]; MR];
+        let mut acc = [[C::zero(s); NV]; MR];
         for i in 0..MR {
             for v in 0..NV {
-                acc[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
+                acc[i][v] = C::load(s, tile.start.add(i * tile.start_stride + v * LANES));
             }
         }
         let mut w_at = panel.cells;
         for k in 0..panel.len {
-            if BF16 {
-                let mut w = [s.splat_cell(0); NV];
-                for v in 0..NV {
-                    w[v] = s.load_bytes(w_at.add(v * LANES).cast());
-                }
-                for i in 0..MR {
-                    let a = s.splat_cell(*a.add(i * a_stride + k));
-                    for v in 0..NV {
-                        acc[i][v] = s.dot_bf16(acc[i][v], w[v], a);
-                    }
-                }
-            } else {
-                let mut w = [s.splat(0.0); NV];
-                for v in 0..NV {
-                    w[v] = s.load(w_at.add(v * LANES).cast());
-                }
-                for i in 0..MR {
-                    let a = s.splat(f32::from_bits(*a.add(i * a_stride + k)));
-                    for v in 0..NV {
-                        acc[i][v] = s.mul_add(w[v], a, acc[i][v]);
-                    }
+            let mut w = [C::weights(s, w_at); NV];
+            for v in 0..NV {
+                w[v] = C::weights(s, w_at.add(v * LANES * C::BYTES));
+            }
+            if MR <= FEW_ROWS {
+                for line in 0..(NV * LANES * C::BYTES).div_ceil(64) {
+                    s.prefetch(w_at.wrapping_add(AHEAD + line * 64));
                 }
             }
-            w_at = w_at.add(NV * LANES);
+            for i in 0..MR {
+                let x = C::spread(s, a.add(i * a_stride + k).read_unaligned());
+                for v in 0..NV {
+                    acc[i][v] = C::step(s, acc[i][v], w[v], x);
+                }
+            }
+            w_at = w_at.add(NV * LANES * C::BYTES);
         }
         for i in 0..MR {
             for v in 0..NV {
-                s.store(tile.c.add(i * tile.ldc + v * LANES), acc[i][v]);
+                C::store(s, tile.c.add(i * tile.ldc + v * LANES), acc[i][v]);
             }
         }
     }

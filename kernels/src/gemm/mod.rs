@@ -20,7 +20,7 @@
 
 mod decode;
 mod joined;
-mod microkernel;
+pub(crate) mod microkernel;
 mod prompt;
 
 use crate::error::KernelError;

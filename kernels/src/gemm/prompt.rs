@@ -11,7 +11,7 @@
 #![allow(unsafe_code)]
 
 use super::microkernel::{
-    CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
+    self, Cell, CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
 };
 use super::{Job, Path};
 use crate::matrix::MatMut;
@@ -53,8 +53,8 @@ pub(crate) fn prompt<S: Simd, const MR: usize, const NV: usize, const QMR: usize
         (Path::Int8, Format::Q3_K) => int8::<S, blocks::Q3_K, QMR, QNV>(s, job, out),
         (Path::Int8, Format::IQ4_NL) => int8::<S, blocks::IQ4_NL, QMR, QNV>(s, job, out),
         (Path::Int8, Format::IQ4_XS) => int8::<S, blocks::IQ4_XS, QMR, QNV>(s, job, out),
-        (Path::Bf16, _) => cells::<S, true, MR, NV>(s, job, out),
-        (Path::F32 | Path::Int8, _) => cells::<S, false, MR, NV>(s, job, out),
+        (Path::Bf16, _) => cells::<S, microkernel::Bf16, true, MR, NV>(s, job, out),
+        (Path::F32 | Path::Int8, _) => cells::<S, microkernel::F32, false, MR, NV>(s, job, out),
     }
 }
 
@@ -130,7 +130,7 @@ impl<'t> TileOutput<'t> {
 
 /// Float weights (or blocks in `exact` numerics): panels of f32, or of bf16 pairs.
 #[inline(always)]
-fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
+fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize>(
     s: S,
     job: &Job<'_>,
     out: &mut MatMut<'_>,
@@ -150,7 +150,7 @@ fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
             let start = (from == 0 && !start.continues).then_some(&start);
             let to = (from + CHUNK_CELLS * per_cell).min(k);
             unpack_cells::<S, BF16>(s, job, first, nr, from, to, &mut panel);
-            let panel = CellPanel { cells: panel.as_ptr(), len: (to - from).div_ceil(per_cell) };
+            let panel = CellPanel { cells: panel.as_ptr().cast(), len: (to - from).div_ceil(per_cell) };
             for row in (0..out.rows()).step_by(mr) {
                 let rows = row..(row + mr).min(out.rows());
                 let (a, stride): (*const u32, usize) = if BF16 {
@@ -162,7 +162,7 @@ fn cells<S: Simd, const BF16: bool, const MR: usize, const NV: usize>(
                 for_mr!(rows.len(), mr, |ROWS| {
                     // SAFETY: rows of x are padded to 64 values and `stride` apart; the panel is as long as it says; the
                     // tile's output holds `rows` rows of NR.
-                    unsafe { tile_cells::<S, ROWS, NV, BF16>(s, panel, a, stride, tile.c) }
+                    unsafe { tile_cells::<S, C, ROWS, NV>(s, panel, a, stride, tile.c) }
                 });
                 tile.close(out, rows, cols.clone());
             }

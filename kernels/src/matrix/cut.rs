@@ -5,6 +5,7 @@
 use super::MatMut;
 use crate::pool::Team;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Part `i` of `parts` of `0..total`, cut at multiples of `unit`: contiguous, disjoint, together the whole, the
 /// first parts at most one unit longer than the last.
@@ -123,6 +124,33 @@ pub fn for_columns<C: Columns, const N: usize>(
                 f(i, cols.clone(), unsafe { output.column_part(cols) });
             }
             first = end;
+        }
+    });
+}
+
+/// Calls `f(unit, slot)` for every unit, each thread with a slot of its own, a row of `slots`; units go to whoever is
+/// free.
+pub(crate) fn for_units<T: Send + Sync>(
+    team: &Team<'_>,
+    slots: MatMut<'_, T>,
+    units: usize,
+    f: impl Fn(usize, &mut [T]) + Sync,
+) {
+    let next = AtomicUsize::new(0);
+    let parts = slots.rows();
+    team.run(parts, &|part| {
+        // SAFETY: a row of the matrix for each part, and each part runs once.
+        let mut slot = unsafe { slots.strip(part..part + 1, 0..slots.cols()) };
+        if parts == 1 {
+            return (0..units).for_each(|unit| f(unit, slot.row_mut(0)));
+        }
+        loop {
+            // Relaxed: the number is all that is agreed on; the team orders the data.
+            let unit = next.fetch_add(1, Ordering::Relaxed);
+            if unit >= units {
+                return;
+            }
+            f(unit, slot.row_mut(0));
         }
     });
 }

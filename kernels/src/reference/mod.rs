@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod attention;
+pub mod dense;
 pub mod matmul;
 pub mod quant;
 pub mod rowwise;

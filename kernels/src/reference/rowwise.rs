@@ -50,6 +50,13 @@ pub fn activation(kind: Activation, x: f64) -> f64 {
         Activation::Silu => x * sigmoid(x),
         Activation::Gelu => x * sigmoid(2.0 * (2.0 / PI).sqrt() * (x + 0.044715 * x * x * x)),
         Activation::GeluErf => 0.5 * x * erfc(-x * FRAC_1_SQRT_2),
+        Activation::Relu => {
+            if x.is_nan() {
+                x
+            } else {
+                x.max(0.0)
+            }
+        }
     }
 }
 

@@ -295,6 +295,13 @@ macro_rules! avx2_token {
                     let v = _mm_add_epi32(v, _mm_shuffle_epi32::<0b01_00_11_10>(v));
                     _mm_cvtsi128_si32(_mm_add_epi32(v, _mm_shuffle_epi32::<0b10_11_00_01>(v)))
                 }
+                unsafe fn load_i32(p: *const i32) -> Ints {
+                    (_mm256_loadu_si256(p.cast()), _mm256_loadu_si256(p.add(8).cast()))
+                }
+                unsafe fn store_i32(p: *mut i32, v: Ints) -> () {
+                    _mm256_storeu_si256(p.cast(), v.0);
+                    _mm256_storeu_si256(p.add(8).cast(), v.1);
+                }
                 unsafe fn load_u8(p: *const u8) -> Ints {
                     (
                         _mm256_cvtepu8_epi32(_mm_loadl_epi64(p.cast())),
@@ -361,6 +368,12 @@ macro_rules! avx2_token {
                 }
                 fn dot_i8i8(acc: Ints, w: Ints, a: Ints) -> Ints {
                     ($Token::dot_i8i8(acc.0, w.0, a.0), $Token::dot_i8i8(acc.1, w.1, a.1))
+                }
+                fn dot_i16(acc: Ints, w: Ints, a: Ints) -> Ints {
+                    (
+                        _mm256_add_epi32(acc.0, _mm256_madd_epi16(w.0, a.0)),
+                        _mm256_add_epi32(acc.1, _mm256_madd_epi16(w.1, a.1)),
+                    )
                 }
                 fn dot_bf16(acc: Floats, w: Ints, a: Ints) -> Floats {
                     (dot_bf16_8(acc.0, w.0, a.0), dot_bf16_8(acc.1, w.1, a.1))

@@ -309,6 +309,8 @@ macro_rules! avx512_token {
                 fn add_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
                 fn sub_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
                 fn sum_i32(v: __m512i) -> i32 { _mm512_reduce_add_epi32(v) }
+                unsafe fn load_i32(p: *const i32) -> __m512i { _mm512_loadu_si512(p.cast()) }
+                unsafe fn store_i32(p: *mut i32, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }
                 unsafe fn load_u8(p: *const u8) -> __m512i { _mm512_cvtepu8_epi32(_mm_loadu_si128(p.cast())) }
                 unsafe fn load_i8(p: *const i8) -> __m512i { _mm512_cvtepi8_epi32(_mm_loadu_si128(p.cast())) }
                 unsafe fn store_i8(p: *mut i8, v: __m512i) -> () { _mm_storeu_si128(p.cast(), _mm512_cvtsepi32_epi8(v)) }
@@ -357,6 +359,9 @@ macro_rules! avx512_token {
                 }
                 fn dot_u8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_u8i8(acc, w, a) }
                 fn dot_i8i8(acc: __m512i, w: __m512i, a: __m512i) -> __m512i { $Token::dot_i8i8(acc, w, a) }
+                fn dot_i16(acc: __m512i, w: __m512i, a: __m512i) -> __m512i {
+                    _mm512_add_epi32(acc, _mm512_madd_epi16(w, a))
+                }
                 fn dot_bf16(acc: __m512, w: __m512i, a: __m512i) -> __m512 { $Token::dot_bf16(acc, w, a) }
                 fn narrow_bf16(lo: __m512, hi: __m512) -> __m512i { $Token::narrow_bf16(lo, hi) }
                 fn interleave_halves(v: __m512i) -> __m512i {

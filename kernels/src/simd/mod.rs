@@ -183,6 +183,12 @@ pub(crate) unsafe trait Simd: Copy {
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// Wrapping sum of the lanes.
     fn sum_i32(self, v: Self::I32) -> i32;
+    /// # Safety
+    /// `p` must be readable for 16 i32; any alignment.
+    unsafe fn load_i32(self, p: *const i32) -> Self::I32;
+    /// # Safety
+    /// `p` must be writable for 16 i32; any alignment.
+    unsafe fn store_i32(self, p: *mut i32, v: Self::I32);
     /// Zero-extends 16 bytes.
     /// # Safety
     /// `p` must be readable for 16 bytes.
@@ -231,6 +237,8 @@ pub(crate) unsafe trait Simd: Copy {
     fn dot_u8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
     /// Per cell: `acc + sum w a`, both signed, `a >= -127`. Exact.
     fn dot_i8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
+    /// Per cell of two i16: `acc + w0 a0 + w1 a1`. Exact but for two products of -32768 squared.
+    fn dot_i16(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
     /// Per cell of two bf16: `acc + w0 a0 + w1 a1` (order and flushing of denormals are the CPU's).
     fn dot_bf16(self, acc: Self::F32, w: Self::Bytes, a: Self::Bytes) -> Self::F32;
 

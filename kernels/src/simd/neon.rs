@@ -249,6 +249,10 @@ unsafe impl Simd for Neon {
         fn add_i32(a: Ints, b: Ints) -> Ints { zip(a, b, |a, b| vaddq_s32(a, b)) }
         fn sub_i32(a: Ints, b: Ints) -> Ints { zip(a, b, |a, b| vsubq_s32(a, b)) }
         fn sum_i32(v: Ints) -> i32 { vaddvq_s32(vaddq_s32(vaddq_s32(v[0], v[2]), vaddq_s32(v[1], v[3]))) }
+        unsafe fn load_i32(p: *const i32) -> Ints { each([0, 4, 8, 12], |i| vld1q_s32(p.add(i))) }
+        unsafe fn store_i32(p: *mut i32, v: Ints) -> () {
+            zip([0, 4, 8, 12], v, |i, v| vst1q_s32(p.add(i), v));
+        }
         unsafe fn load_u8(p: *const u8) -> Ints {
             let bytes = vld1q_u8(p);
             let (lo, hi) = (vmovl_u8(vget_low_u8(bytes)), vmovl_high_u8(bytes));
@@ -292,6 +296,13 @@ unsafe impl Simd for Neon {
         }
         fn dot_u8i8(acc: Ints, w: Bytes, a: Bytes) -> Ints { zip3(acc, w, a, |acc, w, a| sdot(acc, w, a)) }
         fn dot_i8i8(acc: Ints, w: Bytes, a: Bytes) -> Ints { zip3(acc, w, a, |acc, w, a| sdot(acc, w, a)) }
+        fn dot_i16(acc: Ints, w: Bytes, a: Bytes) -> Ints {
+            zip3(acc, w, a, |acc, w, a| {
+                let (w, a) = (vreinterpretq_s16_u8(w), vreinterpretq_s16_u8(a));
+                let lo = vmull_s16(vget_low_s16(w), vget_low_s16(a));
+                vaddq_s32(acc, vpaddq_s32(lo, vmull_high_s16(w, a)))
+            })
+        }
         fn dot_bf16(acc: Floats, w: Bytes, a: Bytes) -> Floats {
             // bf16 is the upper half of an f32.
             let upper = vdupq_n_u32(0xffff_0000);

@@ -250,6 +250,16 @@ unsafe impl Simd for Portable {
         fold(int_lanes(v), i32::wrapping_add)
     }
     #[inline(always)]
+    unsafe fn load_i32(self, p: *const i32) -> Ints {
+        // SAFETY: the caller promised 16 readable i32.
+        ints(unsafe { p.cast::<[i32; 16]>().read_unaligned() })
+    }
+    #[inline(always)]
+    unsafe fn store_i32(self, p: *mut i32, v: Ints) {
+        // SAFETY: the caller promised 16 writable i32.
+        unsafe { p.cast::<[i32; 16]>().write_unaligned(int_lanes(v)) }
+    }
+    #[inline(always)]
     unsafe fn load_u8(self, p: *const u8) -> Ints {
         // SAFETY: the caller promised 16 readable bytes.
         ints(unsafe { p.cast::<[u8; 16]>().read() }.map(i32::from))
@@ -360,6 +370,17 @@ unsafe impl Simd for Portable {
     #[inline(always)]
     fn dot_i8i8(self, acc: Ints, w: [u8; 64], a: [u8; 64]) -> Ints {
         dot(acc, |i| i32::from(w[i].cast_signed()) * i32::from(a[i].cast_signed()))
+    }
+    #[inline(always)]
+    fn dot_i16(self, acc: Ints, w: [u8; 64], a: [u8; 64]) -> Ints {
+        let value = |v: &[u8; 64], i: usize| i32::from(i16::from_le_bytes([v[i], v[i + 1]]));
+        let mut out = int_lanes(acc);
+        for (cell, lane) in out.iter_mut().enumerate() {
+            for i in [4 * cell, 4 * cell + 2] {
+                *lane = lane.wrapping_add(value(&w, i) * value(&a, i));
+            }
+        }
+        ints(out)
     }
     #[inline(always)]
     fn dot_bf16(self, acc: Floats, w: [u8; 64], a: [u8; 64]) -> Floats {

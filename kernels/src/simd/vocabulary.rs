@@ -142,21 +142,18 @@ fn out<S: Simd>(s: S, v: S::F32) -> Lanes {
     lanes
 }
 
-/// Any integers, by way of two exact conversions.
 #[inline(always)]
 fn ints<S: Simd>(s: S, x: [i32; LANES]) -> S::I32 {
-    let (high, low) = (x.map(|x| (x >> 8 << 8) as f32), x.map(|x| (x & 255) as f32));
-    // SAFETY: 16 f32 each.
-    unsafe { s.add_i32(s.to_i32(s.load(high.as_ptr())), s.to_i32(s.load(low.as_ptr()))) }
+    // SAFETY: 16 i32.
+    unsafe { s.load_i32(x.as_ptr()) }
 }
 
-/// The integers below 2^31 - 64: the nearest f32 and what is missing.
 #[inline(always)]
 fn ints_out<S: Simd>(s: S, v: S::I32) -> [i32; LANES] {
-    let near = s.from_i32(v);
-    let rest = out(s, s.from_i32(s.sub_i32(v, s.to_i32(near))));
-    let near = out(s, near);
-    from_fn(|i| near[i] as i32 + rest[i] as i32)
+    let mut lanes = [0; LANES];
+    // SAFETY: 16 i32.
+    unsafe { s.store_i32(lanes.as_mut_ptr(), v) };
+    lanes
 }
 
 #[inline(always)]
@@ -302,7 +299,7 @@ fn integers<S: Simd>(s: S, f: &mut Findings) {
         let (ha, hb) = (a.map(|a| a / 2 - 64), b.map(|b| b / 2 - 64));
         let (vha, vhb) = (ints(s, ha), ints(s, hb));
         f.equal("add_i32", ints_out(s, s.add_i32(vha, vhb)), from_fn(|i| ha[i] + hb[i]));
-        f.equal("sub_i32", ints_out(s, s.sub_i32(vha, vhb)), from_fn(|i| (ha[i] - hb[i]).min(i32::MAX - 64)));
+        f.equal("sub_i32", ints_out(s, s.sub_i32(vha, vhb)), from_fn(|i| ha[i] - hb[i]));
         f.equal("sum_i32", [s.sum_i32(va)], [fold(a, i32::wrapping_add)]);
         f.equal("splat_i32", ints_out(s, s.splat_i32(b[0])), [b[0]; LANES]);
         f.equal(
@@ -413,6 +410,16 @@ fn dot_products<S: Simd>(s: S, f: &mut Findings) {
         let va = unsafe { s.load_bytes(a.as_ptr()) };
         let want = dot(&|i| i32::from(signed[i].cast_signed()), &a);
         f.equal("dot_i8i8", ints_out(s, s.dot_i8i8(ints(s, start), vs, va)), want);
+        let pair = |x: &[u8; VECTOR_BYTES], i: usize| i32::from(i16::from_le_bytes([x[i], x[i + 1]])) / 2;
+        let halves = |x: &[u8; VECTOR_BYTES]| -> [i16; 32] { from_fn(|i| pair(x, 2 * i) as i16) };
+        let (w, a) = (halves(&signed), halves(&a));
+        // SAFETY: 64 bytes each.
+        let (vw, va) = unsafe { (s.load_bytes(w.as_ptr().cast()), s.load_bytes(a.as_ptr().cast())) };
+        let want = from_fn(|cell| {
+            let product = |i: usize| i32::from(w[i]) * i32::from(a[i]);
+            start[cell].wrapping_add(product(2 * cell)).wrapping_add(product(2 * cell + 1))
+        });
+        f.equal("dot_i16", ints_out(s, s.dot_i16(ints(s, start), vw, va)), want);
     }
     for _ in 0..200 {
         let mut pick = || from_fn::<bf16, 32, _>(|_| bf16::from_f32(random.float()));

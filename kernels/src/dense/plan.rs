@@ -1,0 +1,103 @@
+//! How a product is cut: the one place where sizes decide.
+
+use super::cells::{A_STRIDE, Cells, KBlocks};
+use super::{Element, Rhs};
+use crate::isa::Kernels;
+use crate::simd::LANES;
+
+/// How a dense product is computed: what [`Kernels::gemm`] follows, to be looked at beforehand.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct DensePlan {
+    /// Rows of a register tile.
+    pub mr: usize,
+    /// Columns of a register tile, and of a panel.
+    pub nr: usize,
+    /// Most rows of A that are packed at a time.
+    pub block_rows: usize,
+    /// Most rows of a unit of work; a unit is some rows times one panel.
+    pub unit_rows: usize,
+    /// Units for each block of rows.
+    pub units: usize,
+    /// Threads that take part: 1 where more would cost more than they bring.
+    pub threads: usize,
+    /// Blocks that K is cut into.
+    pub k_blocks: usize,
+}
+
+/// Cells of A that are packed at a time. Each panel of B streams over all of them, at a byte or so per cycle; and where B is
+/// packed on the way, it is for each such block again.
+const A_CELLS: usize = 4 << 20;
+/// Tile-steps (one cell of K, a vector wide) below which a second thread costs more than it brings: handing out work takes
+/// about as long as two thousand of them.
+const SERIAL_STEPS: usize = 8_192;
+/// Least rows of a unit, where B is packed and where each unit packs its panel.
+const LEAST_ROWS: [usize; 2] = [96, 24];
+
+impl DensePlan {
+    pub(super) fn new(
+        kernels: Kernels,
+        kind: Cells,
+        [m, k, n]: [usize; 3],
+        packed: bool,
+        threads: usize,
+    ) -> Self {
+        let (mr, nv) = kernels.table.tiles.cells;
+        let nr = nv * LANES;
+        let blocks = KBlocks::new(k, kind);
+        let row_cells = (blocks.count() * A_STRIDE).max(1);
+        let block_rows = (A_CELLS / row_cells).max(96).next_multiple_of(mr).min(m.max(1));
+        let panels = n.div_ceil(nr).max(1);
+        let steps = block_rows.saturating_mul(blocks.cells).saturating_mul(n.div_ceil(LANES));
+        let threads = if steps < SERIAL_STEPS { 1 } else { threads.max(1) };
+        let least = LEAST_ROWS[usize::from(packed)];
+        // As few units as keep the threads busy to the end, for every unit reads (or packs) its panel.
+        let mut parts = 1;
+        while threads > 1 && block_rows.div_ceil(parts + 1) >= least && !balanced(panels * parts, threads) {
+            parts += 1;
+        }
+        let unit_rows = block_rows.div_ceil(mr).div_ceil(parts) * mr;
+        let row_parts = block_rows.div_ceil(unit_rows);
+        let units = panels * row_parts;
+        DensePlan {
+            mr,
+            nr,
+            block_rows,
+            unit_rows,
+            units,
+            threads: threads.min(units),
+            k_blocks: blocks.count(),
+        }
+    }
+}
+
+/// Whether so many equal units leave the threads idle for at most a sixteenth of the time.
+fn balanced(units: usize, threads: usize) -> bool {
+    let turns = units.div_ceil(threads);
+    16 * units >= 15 * turns * threads
+}
+
+impl Kernels {
+    /// How a product of an `m x k` A of type `A` with B will be computed by `threads` threads; `None` if the types cannot
+    /// be multiplied.
+    ///
+    /// ```
+    /// use gable_kernels::{Kernels, MatRef, dense::Rhs};
+    /// let b = vec![0.0_f32; 64 * 64];
+    /// let b = Rhs::Transposed(MatRef::from_rows(&b, 64));
+    /// assert_eq!(Kernels::best().dense_plan::<f32, f32>(1, b, 8).unwrap().threads, 1);
+    /// ```
+    pub fn dense_plan<A: Element, B: Element>(
+        self,
+        m: usize,
+        b: Rhs<'_, B>,
+        threads: usize,
+    ) -> Option<DensePlan> {
+        let (packed, element) = match b {
+            Rhs::Packed(b) => (true, b.element),
+            _ => (false, B::TYPE),
+        };
+        let kind = Cells::choose(A::TYPE, element, packed, self.table.exact_u8)?;
+        Some(DensePlan::new(self, kind, [m, b.k(), b.n()], packed, threads))
+    }
+}
