@@ -9,7 +9,7 @@ pub mod prompt;
 use crate::catalogue;
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::options::{GenerationArgs, ModelArgs, SamplingArgs, SessionArgs, read_text, usage};
+use crate::options::{DraftArgs, GenerationArgs, ModelArgs, SamplingArgs, SessionArgs, read_text, usage};
 use crate::run::{Checked, say_timings};
 use anyhow::{Result, bail};
 use gable_kernels::Kernels;
@@ -38,6 +38,8 @@ pub struct ChatArgs {
     conversation: ConversationArgs,
     #[command(flatten)]
     generation: GenerationArgs,
+    #[command(flatten)]
+    draft: DraftArgs,
     #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
@@ -85,7 +87,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
     args.generation.ban_end(&mut config, model.tokenizer());
     let seed = config.seed;
     let sampler = Sampler::new(config, model.config().vocab_size)?;
-    let mut session = args.session.session(&model, args.generation.max_logits())?;
+    let mut session = args.session.session(&model, args.draft.max_logits())?;
     let mut input = Input::open(&catalogue::cache_dir().join("history"))?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
@@ -93,7 +95,7 @@ pub fn run(args: &ChatArgs) -> Result<()> {
     if input.is_terminal() {
         say(HELP);
     }
-    let mut options = args.generation.options();
+    let mut options = GenerateOptions { draft: args.draft.draft, ..args.generation.options() };
     options.stop.extend(form.stop_strings());
     let mut chat = Chat { args: &args.conversation, model, form, session, sampler, interrupt, options };
     chat.talk(&mut input)

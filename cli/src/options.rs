@@ -4,7 +4,7 @@ mod generation;
 mod machine;
 mod session;
 
-pub use generation::{GenerationArgs, PromptArgs, SamplingArgs, read_text};
+pub use generation::{DraftArgs, GenerationArgs, PromptArgs, SamplingArgs, read_text};
 pub use machine::{AccessArgs, PlacementArgs, ThreadArgs};
 pub use session::{CacheTypeName, NumericsName, SessionArgs};
 

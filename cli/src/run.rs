@@ -4,12 +4,14 @@
 
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::options::{GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, count, usage};
+use crate::options::{
+    DraftArgs, GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, count, usage,
+};
 use crate::statistics::{negative_log, top_tokens};
 use anyhow::Result;
 use gable_kernels::Kernels;
 use gable_model::RunError;
-use gable_model::generate::{Drawn, GenerateStats, StopReason, generate, generate_with};
+use gable_model::generate::{Drawn, GenerateOptions, GenerateStats, StopReason, generate, generate_with};
 use gable_model::sampler::Sampler;
 use gable_model::speculate::SpeculationCounts;
 use gable_model::tokenizer::{EncodeOptions, Tokenizer};
@@ -44,6 +46,8 @@ pub struct RunArgs {
     #[command(flatten)]
     generation: GenerationArgs,
     #[command(flatten)]
+    draft: DraftArgs,
+    #[command(flatten)]
     model: ModelArgs,
     #[command(flatten)]
     session: SessionArgs,
@@ -66,7 +70,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut sampler = Sampler::new(config, model.config().vocab_size)?;
     let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
     let ids = encode_open(tokenizer, &prompt, encode)?;
-    let mut session = args.session.session(&model, args.generation.max_logits())?;
+    let mut session = args.session.session(&model, args.draft.max_logits())?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
     if ids.len() > session.max_positions() {
@@ -76,7 +80,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
 
     let mut out = Checked::new();
-    let options = args.generation.options();
+    let options = GenerateOptions { draft: args.draft.draft, ..args.generation.options() };
     let mut text = String::new();
     let (stats, pressed) = match args.logprobs {
         None if args.json => interrupt.during(|| {

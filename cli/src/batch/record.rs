@@ -190,7 +190,7 @@ impl<'a> Requests<'a> {
         if whole(body, "n")?.is_some_and(|n| n != 1) {
             bail!("n is not 1; write a record for each answer");
         }
-        let mut options = GenerateOptions { draft: 0, ..self.options.clone() };
+        let mut options = self.options.clone();
         if let Some(n) = whole(body, "max_completion_tokens")?.or(whole(body, "max_tokens")?) {
             options.max_tokens = usize::try_from(n).unwrap_or(usize::MAX);
         }

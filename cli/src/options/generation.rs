@@ -178,10 +178,6 @@ pub struct GenerationArgs {
     /// Goes on where the model would end
     #[arg(long)]
     pub ignore_eos: bool,
-    /// Guesses up to N tokens from what the text so far went on with, and verifies them in one pass: the same text, sooner
-    /// where it repeats itself; 0 for none
-    #[arg(long, visible_alias = "draft-max", value_name = "N", default_value_t = 0, value_parser = count(0, 256))]
-    pub draft: usize,
 }
 
 impl GenerationArgs {
@@ -191,13 +187,8 @@ impl GenerationArgs {
             max_tokens: usize::try_from(self.n_predict).unwrap_or(usize::MAX),
             stop: self.reverse_prompt.clone(),
             ignore_eos: self.ignore_eos,
-            draft: self.draft,
+            draft: 0,
         }
-    }
-
-    /// Rows of logits that a session must give at once: the guesses' and the drawn token's.
-    pub fn max_logits(&self) -> usize {
-        self.draft.saturating_add(1)
     }
 
     /// Rules out the tokens that end a text, if they are to be ignored.
@@ -205,6 +196,23 @@ impl GenerationArgs {
         if self.ignore_eos {
             config.logit_bias.extend(tokenizer.end_of_generation().iter().map(|&id| (id, f32::NEG_INFINITY)));
         }
+    }
+}
+
+/// Whether to guess ahead.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Generation")]
+pub struct DraftArgs {
+    /// Guesses up to N tokens from what the text so far went on with, and verifies them in one pass: the same text, sooner
+    /// where it repeats itself; 0 for none
+    #[arg(long, visible_alias = "draft-max", value_name = "N", default_value_t = 0, value_parser = count(0, 256))]
+    pub draft: usize,
+}
+
+impl DraftArgs {
+    /// Rows of logits that a session must give at once: the guesses' and the drawn token's.
+    pub fn max_logits(&self) -> usize {
+        self.draft.saturating_add(1)
     }
 }
 
