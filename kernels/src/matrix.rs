@@ -203,18 +203,12 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
-    /// The same view of elements of another name.
+    /// The view that consists of these.
     ///
     /// # Safety
-    /// `U` must be the same type as `T`, or have its layout and be valid for all bits that either may hold.
-    pub(crate) unsafe fn cast<U>(self) -> MatMut<'a, U> {
-        MatMut {
-            data: self.data.cast(),
-            rows: self.rows,
-            cols: self.cols,
-            stride: self.stride,
-            lifetime: PhantomData,
-        }
+    /// They must be those of a view that is borrowed exclusively for `'a`.
+    pub(crate) unsafe fn from_raw(data: *mut T, rows: usize, cols: usize, stride: usize) -> Self {
+        MatMut { data, rows, cols, stride, lifetime: PhantomData }
     }
 
     /// The same view for a shorter time.

@@ -14,7 +14,7 @@ use crate::activation::Activation;
 use crate::attention;
 use crate::attention::leaf::{Chunk, Partial, Row, Total};
 use crate::attention::pairs::{HeadPage, PageArgs};
-use crate::dense::jobs::{Job as DenseJob, PackColumns, PackRows, PackedRows};
+use crate::dense::jobs::{Job as DenseJob, PackColumns, PackRows, PackedRows, UnitSums};
 use crate::gemm::Job;
 use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
@@ -83,7 +83,7 @@ macro_rules! operations {
             fn attention_weights(total: Total, scores: &mut [f32]) = attention::leaf::weights;
             fn pack_rows(job: &PackRows<'_>, rows: Range<usize>, out: PackedRows) = crate::dense::pack_rows;
             fn pack_columns(job: &PackColumns<'_>, panel: usize, out: &mut [u8]) = crate::dense::pack_columns;
-            fn dense_store(job: &DenseJob<'_>, sums: &[f32], row: usize, cols: Range<usize>) = crate::dense::dense_store;
+            fn dense_store(job: &DenseJob<'_>, unit: &UnitSums<'_>, rows: Range<usize>, cols: Range<usize>) = crate::dense::dense_store;
             fn probe_f32(rounds: usize) -> usize = crate::probe::f32_peak;
             fn probe_bf16(rounds: usize) -> usize = crate::probe::bf16_peak;
             fn probe_int8(rounds: usize) -> usize = crate::probe::int8_peak;

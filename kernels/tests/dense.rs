@@ -4,7 +4,9 @@ mod common;
 
 use common::{Random, for_every_team, on_every_isa};
 use gable_kernels::activation::Activation;
-use gable_kernels::dense::{DenseScratch, Dequantize, Element, PerAxis, Rhs, Store};
+use gable_kernels::dense::{
+    DenseScratch, Dequantize, Element, Gemm, Int8Groups, PerAxis, Rhs, Store, Strided, StridedMut,
+};
 use gable_kernels::reference::dense::product;
 use gable_kernels::reference::matmul::Sum;
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
@@ -316,6 +318,200 @@ fn quantized_layers_subtract_zero_points_and_scale() {
     }
     check::<i8>(3);
     check::<u8>(4);
+}
+
+/// A gated product is, bit for bit, the product of its two factors; of panels, rows and streams alike.
+#[test]
+fn gated_products_are_products_of_their_factors() {
+    fn check<A: Value, B: Value>(per_cell: usize, dequantize: Dequantize<'_>) {
+        on_every_isa(&LEAVES, |kernels| {
+            let mut random = Random(21);
+            for [m, k, n] in shapes(&mut random, per_cell) {
+                let a = Matrix::<A>::random(&mut random, m, k);
+                let b = [0, 1].map(|_| Matrix::<B>::random(&mut random, k, n));
+                let bias = random.values(n, 1.0);
+                let gate = Store { activation: Some(Activation::Silu), dequantize, ..Store::default() };
+                let up = Store { alpha: 0.5, bias: Some(&bias), dequantize, ..Store::default() };
+                let transposed = b.each_ref().map(Matrix::transposed);
+                let packed = b
+                    .each_ref()
+                    .map(|b| kernels.pack_weights(&Team::serial(), Rhs::Straight(b.view())).unwrap());
+                let mut orders = vec![
+                    b.each_ref().map(|b| Rhs::Straight(b.view())),
+                    transposed.each_ref().map(|b| Rhs::Transposed(b.view())),
+                    packed.each_ref().map(Rhs::Packed),
+                ];
+                if per_cell < 4 {
+                    orders.push(transposed.each_ref().map(|b| Rhs::Streamed(b.view())));
+                }
+                for [b_gate, b_up] in orders {
+                    let [mut g, mut u, mut c] = [0; 3].map(|_| Matrix::<f32>::new(m, n, 1, || f32::NAN));
+                    let team = Team::serial();
+                    multiply(kernels, &team, (a.view(), b_gate), &gate, g.view_mut()).unwrap();
+                    multiply(kernels, &team, (a.view(), b_up), &up, u.view_mut()).unwrap();
+                    let both = [(b_gate, &gate), (b_up, &up)];
+                    kernels
+                        .gemm_gated(&team, a.view(), both, c.view_mut(), &mut DenseScratch::new())
+                        .unwrap();
+                    c.assert_canaries();
+                    for at in 0..m * n {
+                        let (i, j) = (at / n, at % n);
+                        let want = g.at(i, j) * u.at(i, j);
+                        assert!(
+                            c.at(i, j).to_bits() == want.to_bits(),
+                            "{} {m} x {k} x {n} at {i}, {j}: {} and not {want}",
+                            kernels.isa(),
+                            c.at(i, j)
+                        );
+                    }
+                }
+            }
+        });
+    }
+    check::<f32, f32>(1, Dequantize::default());
+    check::<bf16, bf16>(2, Dequantize::default());
+    let scaled = Dequantize {
+        scale_a: PerAxis::All(0.001),
+        zero_a: PerAxis::All(3),
+        scale_b: PerAxis::All(0.002),
+        zero_b: PerAxis::All(-2),
+    };
+    check::<u8, i8>(4, scaled);
+}
+
+#[test]
+fn int8_groups_have_the_scale_of_their_largest_and_round_to_the_nearest() {
+    on_every_isa(&LEAVES, |kernels| {
+        let mut random = Random(31);
+        for [m, k, n] in shapes(&mut random, 1) {
+            let (mut a, b) =
+                (Matrix::<f32>::random(&mut random, m, k), Matrix::<f32>::random(&mut random, k, n));
+            if m > 2 {
+                a.data[2 * a.stride] = f32::NAN;
+            }
+            let b_t = b.transposed();
+            let packed = kernels.pack_weights(&Team::serial(), Rhs::Straight(b.view())).unwrap();
+            for rhs in [Rhs::Straight(b.view()), Rhs::Packed(&packed), Rhs::Streamed(b_t.view())] {
+                let mut c = Matrix::<f32>::new(m, n, 0, || 0.0);
+                let team = Team::serial();
+                multiply(kernels, &team, (a.view(), rhs), &Store::default(), c.view_mut()).unwrap();
+                let mut q = Matrix::<i8>::new(m, n, 3, || 77);
+                let mut scales = Matrix::<f32>::new(m, n.div_ceil(32), 1, || f32::NAN);
+                let out = Int8Groups { values: q.view_mut(), scales: scales.view_mut() };
+                kernels.gemm(&team, a.view(), rhs, &Store::default(), out, &mut DenseScratch::new()).unwrap();
+                q.assert_canaries();
+                scales.assert_canaries();
+                for i in 0..m {
+                    for group in 0..n.div_ceil(32) {
+                        let cols = 32 * group..(32 * group + 32).min(n);
+                        let row: Vec<f32> = cols.clone().map(|j| c.at(i, j)).collect();
+                        let scale = scales.at(i, group);
+                        if row.iter().any(|x| x.is_nan()) {
+                            assert!(scale.is_nan());
+                            continue;
+                        }
+                        let largest = row.iter().fold(0.0_f32, |l, x| l.max(x.abs()));
+                        assert_eq!(scale, largest / 127.0);
+                        for (x, j) in row.iter().zip(cols) {
+                            let error = (f64::from(q.at(i, j)) * f64::from(scale) - f64::from(*x)).abs();
+                            assert!(
+                                error <= 0.5001 * f64::from(scale),
+                                "{}: {i}, {j}: {error}",
+                                kernels.isa()
+                            );
+                        }
+                    }
+                }
+            }
+        }
+    });
+}
+
+#[test]
+fn batches_have_the_bits_of_single_products() {
+    on_every_isa(&LEAVES, |kernels| {
+        for_every_team(|team| {
+            let mut random = Random(41);
+            for count in [0, 1, 2, 5, 8] {
+                let [m, k, n] = [1 + random.below(20), random.below(70), 1 + random.below(90)];
+                let a = (0..count).map(|_| Matrix::<f32>::random(&mut random, m, k)).collect::<Vec<_>>();
+                let b = (0..count).map(|_| Matrix::<f32>::random(&mut random, k, n)).collect::<Vec<_>>();
+                let mut want = vec![Matrix::<f32>::new(m, n, 2, || f32::NAN); count];
+                for ((a, b), c) in a.iter().zip(&b).zip(&mut want) {
+                    let factors = (a.view(), Rhs::Straight(b.view()));
+                    multiply(kernels, &Team::serial(), factors, &Store::default(), c.view_mut()).unwrap();
+                }
+                let mut got = vec![Matrix::<f32>::new(m, n, 2, || f32::NAN); count];
+                let mut scratch = DenseScratch::new();
+                let mut products: Vec<_> = a
+                    .iter()
+                    .zip(&b)
+                    .zip(&mut got)
+                    .map(|((a, b), c)| Gemm {
+                        a: a.view(),
+                        b: Rhs::Straight(b.view()),
+                        store: Store::default(),
+                        out: c.view_mut(),
+                    })
+                    .collect();
+                kernels.gemm_batch(team, &mut products, &mut scratch).unwrap();
+                assert!(want.iter().zip(&got).all(|(want, got)| bits(want) == bits(got)));
+                got.iter().for_each(Matrix::assert_canaries);
+
+                // The same, from one slice each; with one B for all where the first is repeated.
+                for shared in [false, true] {
+                    let joined = |all: &[Matrix<f32>], rows: usize, cols: usize, gap: usize| {
+                        let mut data = Vec::new();
+                        for matrix in all {
+                            data.extend(matrix.numbers().iter().map(|x| *x as f32));
+                            data.resize(data.len() + gap, f32::NAN);
+                        }
+                        (data, rows * cols + gap)
+                    };
+                    let ((a_data, a_step), (b_data, b_step)) = (joined(&a, m, k, 5), joined(&b, k, n, 0));
+                    let b_step = if shared { 0 } else { b_step };
+                    let mut data = vec![f32::NAN; count * (m * n + 7)];
+                    let out =
+                        StridedMut { data: &mut data, rows: m, cols: n, stride: n, batch_stride: m * n + 7 };
+                    let a = Strided { data: &a_data, rows: m, cols: k, stride: k, batch_stride: a_step };
+                    let b = Strided { data: &b_data, rows: k, cols: n, stride: n, batch_stride: b_step };
+                    let store = Store::default();
+                    kernels.gemm_strided(team, count, a, b, false, &store, out, &mut scratch).unwrap();
+                    for (i, (found, want)) in data.chunks(m * n + 7).zip(&want).enumerate() {
+                        if i == 0 || !shared {
+                            let want = want.numbers();
+                            assert!(
+                                found.iter().zip(&want).all(|(x, y)| f64::from(*x).to_bits() == y.to_bits())
+                            );
+                        }
+                        assert!(found[m * n..].iter().all(|x| x.is_nan()));
+                    }
+                }
+            }
+        });
+    });
+}
+
+#[test]
+fn strided_batches_that_overlap_or_lack_elements_are_refused() {
+    let (kernels, team) = (Kernels::best(), Team::serial());
+    let mut data = [7.0_f32; 11];
+    let matrices = [1.0_f32; 12];
+    let read = |batch_stride| Strided { data: &matrices, rows: 2, cols: 2, stride: 2, batch_stride };
+    let mut refuse = |a, out_step: usize, out_stride: usize, words: &[&str]| {
+        let out =
+            StridedMut { data: &mut data, rows: 2, cols: 2, stride: out_stride, batch_stride: out_step };
+        let store = Store::default();
+        let scratch = &mut DenseScratch::new();
+        let error =
+            kernels.gemm_strided(&team, 3, a, read(4), false, &store, out, scratch).unwrap_err().to_string();
+        assert!(words.iter().all(|word| error.contains(word)), "{error}");
+        assert!(data.iter().all(|x| *x == 7.0));
+    };
+    refuse(read(4), 4, 2, &["out.data.len", "12", "11"]);
+    refuse(read(4), 3, 2, &["out.batch_stride", "4", "3"]);
+    refuse(read(4), 3, 1, &["out.stride", "2", "1"]);
+    refuse(read(5), 3, 2, &["a.data.len", "14", "12"]);
 }
 
 #[test]

@@ -2,6 +2,7 @@
 
 #![allow(unsafe_code)]
 
+use super::output::{GROUP, Scales};
 use crate::matrix::{MatMut, MatRef};
 use half::{bf16, f16};
 use std::marker::PhantomData;
@@ -124,13 +125,15 @@ impl<'a> Source<'a> {
 
 /// A matrix to write; who writes which elements is settled by the caller.
 #[derive(Clone, Copy)]
-pub(crate) struct Target<'a> {
+pub struct Target<'a> {
     data: *mut u8,
     pub(crate) element: ElementType,
-    rows: usize,
-    cols: usize,
+    pub(crate) rows: usize,
+    pub(crate) cols: usize,
     /// Bytes from one row's start to the next's.
     pub(crate) stride: usize,
+    /// Of int8 groups.
+    pub(crate) scales: Option<Scales>,
     lifetime: PhantomData<&'a mut [u8]>,
 }
 
@@ -147,8 +150,28 @@ impl<'a> Target<'a> {
             rows: m.rows(),
             cols: m.cols(),
             stride: m.stride() * T::TYPE.bytes(),
+            scales: None,
             lifetime: PhantomData,
         }
+    }
+
+    pub(crate) fn with_scales(self, scales: Scales) -> Self {
+        Target { scales: Some(scales), ..self }
+    }
+
+    /// Columns that are written together.
+    pub(crate) fn group(&self) -> usize {
+        if self.scales.is_some() { GROUP } else { 1 }
+    }
+
+    /// The whole as a matrix.
+    ///
+    /// # Safety
+    /// `T` must be the element type, and nobody else may use the matrix meanwhile.
+    pub(crate) unsafe fn matrix<T>(&self) -> MatMut<'a, T> {
+        assert!(size_of::<T>() == self.element.bytes());
+        // SAFETY: the view that this was made of, exclusively the caller's.
+        unsafe { MatMut::from_raw(self.data.cast(), self.rows, self.cols, self.stride / size_of::<T>()) }
     }
 
     /// Where an element is, to reach the rows below from.

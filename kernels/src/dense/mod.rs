@@ -10,12 +10,13 @@
 //! i8, u8                                                  exact, in i32
 //! ```
 //!
-//! C is f32, f16 or bf16, for integers also i32. Sums are f32 (or exact i32) throughout.
+//! C is f32, f16 or bf16, for integers also i32, or int8 groups ([`Int8Groups`]). Sums are f32 (or exact i32) throughout.
 //!
-//! The path down: [`Kernels::gemm`] checks the arguments, cuts M into blocks, and for each: the rows of A are packed into
-//! cells (`cells.rs`), then the team takes units, some of those rows times one panel of B (`tiles.rs`), and each unit
-//! stores its part of C (`store.rs`). Packing B costs as much as multiplying it with a few rows: weights that are used
-//! again are better packed once, by [`Kernels::pack_weights`].
+//! The path down: [`Kernels::gemm`] (and its kin: gated, batched) makes a [`Product`], whose types are values; that checks
+//! the arguments, cuts M into blocks, and for each: the rows of A are packed into cells (`cells.rs`), then the team takes
+//! units, some of those rows times a panel of B (`tiles.rs`), and each unit stores its part of C (`store.rs`). Packing B
+//! costs as much as multiplying it with a few rows: weights that are used again are better packed once, by
+//! [`Kernels::pack_weights`].
 //!
 //! **Determinism.** Each element of C is one chain over k, whoever computes it: its bits depend on its row of A, its column
 //! of B and the instruction set, and not on other rows, the number of threads, strides, alignment, or packing.
@@ -23,33 +24,39 @@
 
 #![allow(unsafe_code)]
 
+mod batch;
 mod cells;
 mod element;
+mod output;
 mod packed;
 mod plan;
+mod product;
 mod store;
 mod streamed;
 mod tiles;
 
 use crate::error::KernelError;
 use crate::isa::Kernels;
-use crate::matrix::{MatMut, MatRef, for_units, part_range};
+use crate::matrix::MatRef;
 use crate::memory::{Zero, zeros};
 use crate::pool::Team;
-use cells::{A_STRIDE, Cells, Columns, KBlocks, PackRows, PackedRows};
-use element::{Source, Target};
-use tiles::{Job, Panels, scratch_len};
+use cells::Columns;
+use element::Source;
+use product::{Product, Side};
+use tiles::Panels;
 
+pub use batch::{Gemm, Strided, StridedMut};
 pub use element::{Element, ElementType};
+pub use output::{Int8Groups, Output};
 pub use packed::PackedWeights;
 pub use plan::DensePlan;
 pub use store::{Dequantize, PerAxis, Store};
-pub(crate) use {cells::pack_rows, packed::pack_columns, streamed::dense_store, tiles::dense};
+pub(crate) use {cells::pack_rows, packed::pack_columns, store::dense_store, tiles::dense};
 pub(crate) mod jobs {
     //! What the leaves are called with.
     pub(crate) use super::cells::{PackRows, PackedRows};
     pub(crate) use super::packed::PackColumns;
-    pub(crate) use super::tiles::Job;
+    pub(crate) use super::tiles::{Job, UnitSums};
 }
 
 /// The right-hand side of a product: B, which is `k x n`.
@@ -92,14 +99,15 @@ impl<'a, B: Element> Rhs<'a, B> {
         }
     }
 
-    fn columns(&self) -> Option<Columns<'a>> {
-        match self {
-            Rhs::Straight(b) => Some(Columns { source: Source::of(*b), transposed: false }),
-            Rhs::Transposed(b) | Rhs::Streamed(b) => {
-                Some(Columns { source: Source::of(*b), transposed: true })
-            }
-            Rhs::Packed(_) => None,
-        }
+    fn side(&self, store: &'a Store<'a>) -> Side<'a> {
+        let columns = |b, transposed| Panels::Columns(Columns { source: Source::of(b), transposed });
+        let (panels, element, packed_for) = match *self {
+            Rhs::Packed(b) => (Panels::Packed(b.bytes()), b.element, Some(b.isa)),
+            Rhs::Straight(b) => (columns(b, false), B::TYPE, None),
+            Rhs::Transposed(b) | Rhs::Streamed(b) => (columns(b, true), B::TYPE, None),
+        };
+        let streamed = matches!(self, Rhs::Streamed(_));
+        Side { panels, streamed, element, packed_for, k: self.k(), n: self.n(), store }
     }
 }
 
@@ -111,6 +119,8 @@ pub struct DenseScratch {
     row_sums: Vec<i32>,
     slots: Vec<u32>,
     streamed: Option<streamed::Rows>,
+    /// Of the threads that compute whole products of a batch.
+    each: Vec<DenseScratch>,
 }
 
 impl DenseScratch {
@@ -129,12 +139,22 @@ fn grow<T: Zero>(buffer: &mut Vec<T>, len: usize) -> Result<(), KernelError> {
     Ok(())
 }
 
+/// A product with its types as values.
+fn product<'a, A: Element, B: Element>(
+    a: MatRef<'a, A>,
+    b: Rhs<'a, B>,
+    store: &'a Store<'a>,
+    out: impl Output<'a>,
+) -> Product<'a> {
+    Product { op: "gemm", a: Source::of(a), b: [b.side(store); 2], gated: false, out: out.target() }
+}
+
 /// # Dense products
 impl Kernels {
     /// Multiplies two dense matrices: `C = act(alpha A B + biases) + beta C + residual`.
     ///
-    /// Shapes: A is `m x k` with any row stride, B `k x n` as an [`Rhs`], C `m x n` with any row stride. Types: see the
-    /// table at the head of the [module](crate::dense); `store` tells what happens on the way to C.
+    /// Shapes: A is `m x k` with any row stride, B `k x n` as an [`Rhs`], C `m x n` with any row stride, or [`Int8Groups`].
+    /// Types: see the table at the head of the [module](crate::dense); `store` tells what happens on the way to C.
     ///
     /// Accuracy: at most `gamma_(k+4) (|alpha| |A||B| + |biases| + |beta C| + |residual|)` against the elements that were
     /// multiplied, and half a unit of C's last place where C is narrow. Products of integers are exact.
@@ -168,133 +188,57 @@ impl Kernels {
     /// assert_eq!(c, [19, -10, -13, 50]);
     /// # Ok::<(), gable_kernels::KernelError>(())
     /// ```
-    pub fn gemm<A: Element, B: Element, C: Element>(
+    pub fn gemm<'a, A: Element, B: Element>(
         self,
         team: &Team<'_>,
-        a: MatRef<'_, A>,
-        b: Rhs<'_, B>,
-        store: &Store<'_>,
-        out: MatMut<'_, C>,
+        a: MatRef<'a, A>,
+        b: Rhs<'a, B>,
+        store: &'a Store<'a>,
+        out: impl Output<'a>,
         scratch: &mut DenseScratch,
     ) -> Result<(), KernelError> {
-        let kind = self.check(&a, &b, store, &out)?;
-        let (m, k, n) = (a.rows(), a.cols(), b.n());
-        if m == 0 || n == 0 {
-            return Ok(());
-        }
-        let packed = matches!(b, Rhs::Packed(_));
-        if let Rhs::Streamed(b) = b {
-            return streamed::run(self, team, a, Source::of(b), kind, store, out, scratch);
-        }
-        let plan = DensePlan::new(self, kind, [m, k, n], packed, team.threads());
-        let serial = Team::serial();
-        let team = if plan.threads == 1 { &serial } else { team };
-        let blocks = KBlocks::new(k, kind);
-        let panels = n.div_ceil(plan.nr);
-        let DenseScratch { a: a_cells, row_sums, slots, .. } = scratch;
-        let a_len = plan.block_rows.saturating_mul(A_STRIDE).saturating_mul(blocks.count());
-        grow(a_cells, a_len)?;
-        grow(row_sums, plan.block_rows)?;
-        let slot_len = scratch_len(packed, plan.unit_rows, plan.nr);
-        grow(slots, slot_len.saturating_mul(plan.threads))?;
-        let source = Source::of(a);
-        let out = Target::of(out);
-        for first_row in (0..m).step_by(plan.block_rows) {
-            let rows = plan.block_rows.min(m - first_row);
-            let job = PackRows { source, kind, k: blocks, first: first_row, rows };
-            let to = PackedRows { cells: a_cells.as_mut_ptr(), sums: row_sums.as_mut_ptr() };
-            // The buffers hold `block_rows` rows, and parts are disjoint.
-            let parts = plan.threads.min(rows);
-            team.run(parts, &|i| self.table.pack_rows(&job, part_range(rows, 1, parts, i), to));
-            let job = Job {
-                kind,
-                blocks,
-                a: a_cells,
-                row_sums,
-                unsigned_a: A::TYPE == ElementType::U8,
-                rows,
-                first_row,
-                panels: match (b.columns(), b) {
-                    (Some(columns), _) => Panels::Columns(columns),
-                    (None, Rhs::Packed(b)) => Panels::Packed(b.bytes()),
-                    (None, _) => continue,
-                },
-                n,
-                store,
-                out,
-            };
-            let row_parts = rows.div_ceil(plan.unit_rows);
-            let slots = MatMut::from_rows(&mut slots[..slot_len * plan.threads], slot_len);
-            for_units(team, slots, panels * row_parts, |unit, slot| {
-                let rows = part_range(rows, plan.mr, row_parts, unit % row_parts);
-                // Units are disjoint parts of C.
-                self.table.dense(&job, rows, unit / row_parts, slot);
-            });
-        }
-        Ok(())
+        product(a, b, store, out).run(self, team, scratch)
     }
 
-    /// Everything that can be refused.
-    fn check<A: Element, B: Element, C: Element>(
+    /// Multiplies a matrix by two and the results element by element: `C = act(A B_0) * (A B_1)`, the gated layer of a
+    /// transformer in one pass.
+    ///
+    /// Shapes: as [`gemm`](Kernels::gemm), with two B of equal shape and kind of order, each with its own store, whose `alpha`,
+    /// biases, activation and `dequantize` make a factor of C. `beta` and `residual` are the second one's: `C = g u + beta C
+    /// + residual`. The halves of one matrix are two views of it.
+    ///
+    /// Accuracy, special values, errors, threads and determinism: as [`gemm`](Kernels::gemm); a factor's bits are those that
+    /// it has on its own. The first store with a `beta` or a residual is refused.
+    ///
+    /// Source: N. Shazeer, *GLU Variants Improve Transformer*, 2020.
+    ///
+    /// ```
+    /// use gable_kernels::{Kernels, MatMut, MatRef, Team, activation::Activation, dense::{DenseScratch, Rhs, Store}};
+    /// let gate_up = [1.0_f32, -1.0, 10.0, 20.0]; // two columns of the gate, two of the other
+    /// let gate_up = MatRef::from_rows(&gate_up, 4);
+    /// let [gate, up] = [0..2, 2..4].map(|half| Rhs::Straight(gate_up.columns(half)));
+    /// let (relu, plain) = (Store { activation: Some(Activation::Relu), ..Store::default() }, Store::default());
+    /// let mut c = [0.0_f32; 2];
+    /// Kernels::best().gemm_gated(
+    ///     &Team::serial(),
+    ///     MatRef::from_rows(&[3.0_f32], 1),
+    ///     [(gate, &relu), (up, &plain)],
+    ///     MatMut::from_rows(&mut c, 2),
+    ///     &mut DenseScratch::new(),
+    /// )?;
+    /// assert_eq!(c, [90.0, 0.0]);
+    /// # Ok::<(), gable_kernels::KernelError>(())
+    /// ```
+    pub fn gemm_gated<'a, A: Element, B: Element>(
         self,
-        a: &MatRef<'_, A>,
-        b: &Rhs<'_, B>,
-        store: &Store<'_>,
-        out: &MatMut<'_, C>,
-    ) -> Result<Cells, KernelError> {
-        let shape = |what, expected, found| Err(KernelError::Shape { op: "gemm", what, expected, found });
-        let value =
-            |what, found: String, allowed| Err(KernelError::Value { op: "gemm", what, found, allowed });
-        let (m, k, n) = (a.rows(), a.cols(), b.n());
-        if b.k() != k {
-            return shape("b's rows (k)", k, b.k());
-        }
-        if out.rows() != m {
-            return shape("out.rows", m, out.rows());
-        }
-        if out.cols() != n {
-            return shape("out.cols", n, out.cols());
-        }
-        let (packed, element) = match b {
-            Rhs::Packed(b) if b.isa != self.isa() => {
-                return value(
-                    "b",
-                    format!("packed for {}", b.isa),
-                    "weights packed for the instruction set of these kernels",
-                );
-            }
-            Rhs::Packed(b) => (true, b.element),
-            _ => (false, B::TYPE),
-        };
-        let Some(kind) = Cells::choose(A::TYPE, element, packed, self.table.exact_u8) else {
-            return value(
-                "a x b",
-                format!("{} x {element}", A::TYPE),
-                "see the table of gable_kernels::dense",
-            );
-        };
-        if kind.is_integer() {
-            if matches!(b, Rhs::Streamed(_)) {
-                return value("b", "streamed bytes".into(), "bytes straight, transposed or packed");
-            }
-            let most = if A::TYPE == ElementType::U8 { MAX_K_U8 } else { MAX_K_I8 };
-            if k > most {
-                return value(
-                    "k",
-                    k.to_string(),
-                    if most == MAX_K_U8 { "at most 65793 (u8 x i8)" } else { "at most 131071 (i8 x i8)" },
-                );
-            }
-        }
-        if matches!(C::TYPE, ElementType::I8 | ElementType::U8) {
-            return value("out's element type", C::TYPE.to_string(), "f32, f16, bf16, i32");
-        }
-        store.check(m, n, kind.is_integer(), C::TYPE)?;
-        Ok(kind)
+        team: &Team<'_>,
+        a: MatRef<'a, A>,
+        factors: [(Rhs<'a, B>, &'a Store<'a>); 2],
+        out: impl Output<'a>,
+        scratch: &mut DenseScratch,
+    ) -> Result<(), KernelError> {
+        let b = factors.map(|(b, store)| b.side(store));
+        let product = Product { op: "gemm_gated", a: Source::of(a), b, gated: true, out: out.target() };
+        product.run(self, team, scratch)
     }
 }
-
-/// The largest k for which the sum of k products fits an i32: `k 128 128 < 2^31`.
-const MAX_K_I8: usize = 131_071;
-/// The same for `k 255 128 < 2^31`.
-const MAX_K_U8: usize = 65_793;

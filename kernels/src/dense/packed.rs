@@ -5,7 +5,8 @@
 use super::Rhs;
 use super::cells::{Cells, Columns, KBlocks, pack_panel};
 use super::element::{Element, ElementType};
-use super::tiles::panel_len;
+use super::store::Store;
+use super::tiles::{Panels, panel_len};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 use crate::matrix::MatMut;
@@ -168,7 +169,8 @@ impl Kernels {
         let Some(kind) = self.packed_kind(B::TYPE) else {
             return Err(value("b's element type", B::TYPE.to_string(), "f32, f16, bf16, i8"));
         };
-        let Some(columns) = b.columns() else {
+        let plain = Store::default();
+        let Panels::Columns(columns) = b.side(&plain).panels else {
             return Err(value("b", "packed".into(), "a matrix that is not packed yet"));
         };
         let nr = self.table.tiles.cells.1 * LANES;

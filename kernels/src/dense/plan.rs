@@ -15,8 +15,10 @@ pub struct DensePlan {
     pub nr: usize,
     /// Most rows of A that are packed at a time.
     pub block_rows: usize,
-    /// Most rows of a unit of work; a unit is some rows times one panel.
+    /// Most rows of a unit of work; a unit is some rows times one panel (or the few that make one strip of C).
     pub unit_rows: usize,
+    /// Panels of a unit: 1; more for gated products, and where a panel is narrower than an int8 group.
+    pub unit_panels: usize,
     /// Units for each block of rows.
     pub units: usize,
     /// Threads that take part: 1 where more would cost more than they bring.
@@ -41,29 +43,32 @@ impl DensePlan {
         [m, k, n]: [usize; 3],
         packed: bool,
         threads: usize,
+        [sides, width]: [usize; 2],
     ) -> Self {
         let (mr, nv) = kernels.table.tiles.cells;
         let nr = nv * LANES;
         let blocks = KBlocks::new(k, kind);
         let row_cells = (blocks.count() * A_STRIDE).max(1);
         let block_rows = (A_CELLS / row_cells).max(96).next_multiple_of(mr).min(m.max(1));
-        let panels = n.div_ceil(nr).max(1);
-        let steps = block_rows.saturating_mul(blocks.cells).saturating_mul(n.div_ceil(LANES));
+        let strips = n.div_ceil(nr * width).max(1);
+        let vectors = n.div_ceil(LANES).saturating_mul(sides);
+        let steps = block_rows.saturating_mul(blocks.cells).saturating_mul(vectors);
         let threads = if steps < SERIAL_STEPS { 1 } else { threads.max(1) };
         let least = LEAST_ROWS[usize::from(packed)];
         // As few units as keep the threads busy to the end, for every unit reads (or packs) its panel.
         let mut parts = 1;
-        while threads > 1 && block_rows.div_ceil(parts + 1) >= least && !balanced(panels * parts, threads) {
+        while threads > 1 && block_rows.div_ceil(parts + 1) >= least && !balanced(strips * parts, threads) {
             parts += 1;
         }
         let unit_rows = block_rows.div_ceil(mr).div_ceil(parts) * mr;
         let row_parts = block_rows.div_ceil(unit_rows);
-        let units = panels * row_parts;
+        let units = strips * row_parts;
         DensePlan {
             mr,
             nr,
             block_rows,
             unit_rows,
+            unit_panels: sides * width,
             units,
             threads: threads.min(units),
             k_blocks: blocks.count(),
@@ -72,7 +77,7 @@ impl DensePlan {
 }
 
 /// Whether so many equal units leave the threads idle for at most a sixteenth of the time.
-fn balanced(units: usize, threads: usize) -> bool {
+pub(super) fn balanced(units: usize, threads: usize) -> bool {
     let turns = units.div_ceil(threads);
     16 * units >= 15 * turns * threads
 }
@@ -98,6 +103,6 @@ impl Kernels {
             _ => (false, B::TYPE),
         };
         let kind = Cells::choose(A::TYPE, element, packed, self.table.exact_u8)?;
-        Some(DensePlan::new(self, kind, [m, b.k(), b.n()], packed, threads))
+        Some(DensePlan::new(self, kind, [m, b.k(), b.n()], packed, threads, [1, 1]))
     }
 }

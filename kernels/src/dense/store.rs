@@ -5,12 +5,15 @@
 //! D = sum A B                                                            floats
 //! D = scale_a scale_b (sum (A - zero_a)(B - zero_b))                     integers
 //! ```
+//!
+//! Of two products, the first one's `act(..)` is a factor of the second one's.
 
 #![allow(unsafe_code)]
 
 use super::cells::MAX_NR;
 use super::element::{ElementType, Target};
-use super::tiles::Job;
+use super::output::GROUP;
+use super::tiles::{Job, UnitSums};
 use crate::activation::{Activation, activate_row};
 use crate::convert::f16_from_f32_row;
 use crate::error::KernelError;
@@ -38,10 +41,10 @@ impl<T: Copy> PerAxis<'_, T> {
         }
     }
 
-    fn check(&self, what: &'static str, len: usize) -> Result<(), KernelError> {
+    fn check(&self, op: &'static str, what: &'static str, len: usize) -> Result<(), KernelError> {
         match self {
             PerAxis::All(_) => Ok(()),
-            PerAxis::Each(x) => require("gemm", what, len, x.len()),
+            PerAxis::Each(x) => require(op, what, len, x.len()),
         }
     }
 }
@@ -106,35 +109,41 @@ impl Default for Store<'_> {
 }
 
 impl Store<'_> {
-    /// Checks the lengths for a C of `m x n` of a type, product of integers or not.
-    pub(crate) fn check(
+    /// Checks the lengths for a C of `m x n`, and what C's type allows, for a product of integers or not.
+    pub(super) fn check(
         &self,
-        m: usize,
-        n: usize,
+        op: &'static str,
+        [m, n]: [usize; 2],
         integer: bool,
-        out: ElementType,
+        out: &Target<'_>,
     ) -> Result<(), KernelError> {
         if let Some(bias) = self.bias {
-            require("gemm", "bias.len", n, bias.len())?;
+            require(op, "bias.len", n, bias.len())?;
         }
         if let Some(bias) = self.row_bias {
-            require("gemm", "row_bias.len", m, bias.len())?;
+            require(op, "row_bias.len", m, bias.len())?;
         }
         if let Some(residual) = self.residual {
-            require("gemm", "residual.rows", m, residual.rows())?;
-            require("gemm", "residual.cols", n, residual.cols())?;
+            require(op, "residual.rows", m, residual.rows())?;
+            require(op, "residual.cols", n, residual.cols())?;
         }
         let Dequantize { scale_a, zero_a, scale_b, zero_b } = &self.dequantize;
-        scale_a.check("dequantize.scale_a.len", m)?;
-        zero_a.check("dequantize.zero_a.len", m)?;
-        scale_b.check("dequantize.scale_b.len", n)?;
-        zero_b.check("dequantize.zero_b.len", n)?;
-        let refused =
-            |what, found: String, allowed| Err(KernelError::Value { op: "gemm", what, found, allowed });
+        scale_a.check(op, "dequantize.scale_a.len", m)?;
+        zero_a.check(op, "dequantize.zero_a.len", m)?;
+        scale_b.check(op, "dequantize.scale_b.len", n)?;
+        zero_b.check(op, "dequantize.zero_b.len", n)?;
+        let refused = |what, found: String, allowed| Err(KernelError::Value { op, what, found, allowed });
         if !integer && self.dequantize != Dequantize::default() {
             return refused("dequantize", "given".into(), "only for products of integers");
         }
-        if out == ElementType::I32 {
+        if let Some(scales) = &out.scales {
+            require(op, "out.scales.rows", m, scales.rows)?;
+            require(op, "out.scales.cols", n.div_ceil(GROUP), scales.cols)?;
+            if self.beta != 0.0 {
+                return refused("beta", self.beta.to_string(), "0 where C is int8 groups");
+            }
+        }
+        if out.element == ElementType::I32 {
             if !integer {
                 return refused(
                     "out's element type",
@@ -162,6 +171,16 @@ impl Store<'_> {
         Ok(())
     }
 
+    /// Checks a store that makes a factor of C.
+    pub(super) fn check_factor(&self, op: &'static str) -> Result<(), KernelError> {
+        if self.beta != 0.0 || self.residual.is_some() {
+            let found = format!("beta {}, residual {}", self.beta, self.residual.is_some());
+            let allowed = "neither in the first of two stores";
+            return Err(KernelError::Value { op, what: "store", found, allowed });
+        }
+        Ok(())
+    }
+
     /// Whether the tile's sums are C's elements, added to them or not.
     pub(crate) fn is_plain(&self) -> bool {
         self.alpha == 1.0
@@ -178,6 +197,16 @@ impl Store<'_> {
     }
 }
 
+/// `x y`
+#[derive(Clone, Copy)]
+struct Times;
+impl Zip for Times {
+    #[inline(always)]
+    fn apply<S: Simd>(self, s: S, x: S::F32, y: S::F32) -> S::F32 {
+        s.mul(x, y)
+    }
+}
+
 /// `x + factor y`
 #[derive(Clone, Copy)]
 struct PlusTimes(f32);
@@ -188,36 +217,96 @@ impl Zip for PlusTimes {
     }
 }
 
-/// Stores the sums of one row of a tile into the columns `cols` of row `row` of C. `column_sums`: of the true B.
+/// Leaf: stores the sums of a unit into the columns `cols` and the rows `rows` (of the block of A) of C.
 #[inline(always)]
-pub(crate) fn store_row<S: Simd>(
+pub(crate) fn dense_store<S: Simd>(
     s: S,
     job: &Job<'_>,
+    unit: &UnitSums<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+) {
+    for from in cols.clone().step_by(MAX_NR) {
+        let at = from - cols.start;
+        let to = (from + MAX_NR).min(cols.end);
+        let columns = unit.columns.map(|columns| columns.get(at..).unwrap_or(&[]));
+        for (i, row) in rows.clone().enumerate() {
+            let sums = unit.sums.map(|sums| &sums.row(i)[at..]);
+            store_row(s, job, sums, job.first_row + row, from..to, columns);
+        }
+    }
+}
+
+/// Of two products the first one's sums come first; of one the second ones are not read.
+#[inline(always)]
+fn store_row<S: Simd>(
+    s: S,
+    job: &Job<'_>,
+    sums: [&[f32]; 2],
+    row: usize,
+    cols: Range<usize>,
+    column_sums: [&[i32]; 2],
+) {
+    let n = cols.len();
+    if job.out.element == ElementType::I32 {
+        let mut exact = [0_i32; MAX_NR];
+        let exact = &mut exact[..n];
+        exact_sums(job, sums[0], row, column_sums[0], exact);
+        // SAFETY: C holds i32, and this unit's elements are its own.
+        let c = unsafe { job.out.elements::<i32>(row, cols.start, cols.end) };
+        for (c, x) in c.iter_mut().zip(exact) {
+            *c = if job.sides[0].store.beta == 0.0 { *x } else { c.wrapping_add(*x) };
+        }
+        return;
+    }
+    let mut x = [0.0_f32; MAX_NR];
+    let x = &mut x[..n];
+    value(s, job, job.sides[0].store, sums[0], row, cols.clone(), column_sums[0], x);
+    let mut store = job.sides[0].store;
+    if let [_, second] = job.sides {
+        let mut factor = [0.0_f32; MAX_NR];
+        let factor = &mut factor[..n];
+        store = second.store;
+        value(s, job, store, sums[1], row, cols.clone(), column_sums[1], factor);
+        zip_in_place(s, x, factor, Times);
+    }
+    land(s, job, store, x, row, cols);
+}
+
+/// `x = act(alpha D + biases)`
+#[inline(always)]
+#[allow(clippy::too_many_arguments)]
+fn value<S: Simd>(
+    s: S,
+    job: &Job<'_>,
+    store: &Store<'_>,
     sums: &[f32],
     row: usize,
     cols: Range<usize>,
     column_sums: &[i32],
+    x: &mut [f32],
 ) {
-    let (store, n) = (job.store, cols.len());
-    let mut x = [0.0_f32; MAX_NR];
-    let x = &mut x[..n];
     if job.kind.is_integer() {
         let mut exact = [0_i32; MAX_NR];
-        let exact = &mut exact[..n];
+        let exact = &mut exact[..x.len()];
         exact_sums(job, sums, row, column_sums, exact);
-        if job.out.element == ElementType::I32 {
-            // SAFETY: C holds i32, and this unit's elements are its own.
-            let c = unsafe { job.out.elements::<i32>(row, cols.start, cols.end) };
-            for (c, x) in c.iter_mut().zip(exact) {
-                *c = if store.beta == 0.0 { *x } else { c.wrapping_add(*x) };
-            }
-            return;
-        }
         dequantize(store, exact, row, cols.clone(), column_sums, job, x);
     } else {
-        x.copy_from_slice(&sums[..n]);
+        x.copy_from_slice(&sums[..x.len()]);
     }
-    finish(s, job, x, row, cols);
+    if store.alpha != 1.0 {
+        x.iter_mut().for_each(|x| *x *= store.alpha);
+    }
+    if let Some(bias) = store.row_bias {
+        let bias = bias[row];
+        x.iter_mut().for_each(|x| *x += bias);
+    }
+    if let Some(bias) = store.bias {
+        zip_in_place(s, x, &bias[cols], PlusTimes(1.0));
+    }
+    if let Some(activation) = store.activation {
+        activate_row(s, activation, x);
+    }
 }
 
 /// The true sums: see the table of [`cells`](super::cells).
@@ -263,21 +352,7 @@ fn dequantize(
 
 /// From the product's values to C's.
 #[inline(always)]
-fn finish<S: Simd>(s: S, job: &Job<'_>, x: &mut [f32], row: usize, cols: Range<usize>) {
-    let store = job.store;
-    if store.alpha != 1.0 {
-        x.iter_mut().for_each(|x| *x *= store.alpha);
-    }
-    if let Some(bias) = store.row_bias {
-        let bias = bias[row];
-        x.iter_mut().for_each(|x| *x += bias);
-    }
-    if let Some(bias) = store.bias {
-        zip_in_place(s, x, &bias[cols.clone()], PlusTimes(1.0));
-    }
-    if let Some(activation) = store.activation {
-        activate_row(s, activation, x);
-    }
+fn land<S: Simd>(s: S, job: &Job<'_>, store: &Store<'_>, x: &mut [f32], row: usize, cols: Range<usize>) {
     if store.beta != 0.0 {
         add_old(s, job.out, store.beta, row, cols.clone(), x);
     }
@@ -289,8 +364,35 @@ fn finish<S: Simd>(s: S, job: &Job<'_>, x: &mut [f32], row: usize, cols: Range<u
         match job.out.element {
             ElementType::F16 => f16_from_f32_row(s, x, job.out.elements::<u16>(row, cols.start, cols.end)),
             ElementType::Bf16 => to_bf16_row(s, x, job.out.elements::<u16>(row, cols.start, cols.end)),
+            ElementType::I8 => to_groups(job.out, x, row, cols),
             _ => job.out.elements::<f32>(row, cols.start, cols.end).copy_from_slice(x),
         }
+    }
+}
+
+/// Quantizes to int8 groups; the columns begin with one.
+///
+/// # Safety
+/// C is int8 groups, and nobody else may use these elements and their scales meanwhile.
+#[inline(always)]
+unsafe fn to_groups(out: Target<'_>, x: &[f32], row: usize, cols: Range<usize>) {
+    let Some(scales) = out.scales else { return };
+    for (i, x) in x.chunks(GROUP).enumerate() {
+        let first = cols.start + i * GROUP;
+        let (mut largest, mut nan) = (0.0_f32, false);
+        for x in x {
+            nan |= x.is_nan();
+            largest = if x.abs() > largest { x.abs() } else { largest };
+        }
+        let scale = if nan { f32::NAN } else { largest / 127.0 };
+        let inverse = if scale > f32::MIN_POSITIVE { 1.0 / scale } else { 0.0 };
+        // SAFETY: the caller's promise.
+        let q = unsafe { out.elements::<i8>(row, first, first + x.len()) };
+        for (q, x) in q.iter_mut().zip(x) {
+            *q = (x * inverse).round_ties_even() as i8;
+        }
+        // SAFETY: the caller's promise.
+        unsafe { scales.set(row, first / GROUP, scale) };
     }
 }
 

@@ -2,10 +2,10 @@
 
 #![allow(unsafe_code)]
 
-use super::cells::{Cells, Columns, KBlocks, MAX_NR};
-use super::element::{Element, ElementType, Source, Target};
-use super::store::{Store, store_row};
-use super::tiles::{Job, Panels};
+use super::cells::{Cells, KBlocks, MAX_NR};
+use super::element::ElementType;
+use super::product::{Product, Side};
+use super::tiles::{Job, Panels, UnitSums};
 use super::{DenseScratch, grow};
 use crate::error::KernelError;
 use crate::gemm::{Epilogue, Phase};
@@ -13,20 +13,9 @@ use crate::isa::Kernels;
 use crate::matrix::{MatMut, MatRef, part_range};
 use crate::pool::Team;
 use crate::quant::{Activations, Format, Forms, QuantWeights};
-use crate::simd::Simd;
-use std::ops::Range;
 
 /// Columns of C that a part of the store is a multiple of.
 const STORE_UNIT: usize = 1024;
-
-/// Leaf: stores a row's sums, which begin with those of the first column.
-#[inline(always)]
-pub(crate) fn dense_store<S: Simd>(s: S, job: &Job<'_>, sums: &[f32], row: usize, cols: Range<usize>) {
-    for from in cols.clone().step_by(MAX_NR) {
-        let some = from..(from + MAX_NR).min(cols.end);
-        store_row(s, job, &sums[from - cols.start..], row, some, &[]);
-    }
-}
 
 /// Activations that a call left for the next.
 #[derive(Debug)]
@@ -43,25 +32,21 @@ impl Rows {
     }
 }
 
-/// The product of checked arguments with `b`, the transposed B.
-#[allow(clippy::too_many_arguments)]
-pub(super) fn run<A: Element, C: Element>(
+/// A checked product.
+pub(super) fn run(
     kernels: Kernels,
     team: &Team<'_>,
-    a: MatRef<'_, A>,
-    b: Source<'_>,
+    product: &Product<'_>,
     kind: Cells,
-    store: &Store<'_>,
-    mut out: MatMut<'_, C>,
     scratch: &mut DenseScratch,
 ) -> Result<(), KernelError> {
-    let (m, k, n) = (a.rows(), a.cols(), b.rows);
-    let format = match b.element {
+    let (Product { a, out, .. }, sides) = (product, product.sides());
+    let (m, k, n) = (a.rows, a.cols, sides[0].n);
+    let format = match sides[0].element {
         ElementType::F16 => Format::F16,
         ElementType::Bf16 => Format::BF16,
         _ => Format::F32,
     };
-    let weights = QuantWeights::from_bytes(format, n, k, b.stride, b.bytes())?;
     let forms = Forms::fast(format);
     if scratch.streamed.as_ref().is_none_or(|rows| !rows.fits(m, k, forms)) {
         scratch.streamed = None;
@@ -69,7 +54,6 @@ pub(super) fn run<A: Element, C: Element>(
     }
     let Some(Rows { x, .. }) = &mut scratch.streamed else { return Ok(()) };
     let mut view = x.begin(m, k)?;
-    let a = Source::of(a);
     for row in 0..m {
         let (bytes, row) = (a.elements(row, 0, k), view.row_mut(row));
         match a.element {
@@ -79,14 +63,23 @@ pub(super) fn run<A: Element, C: Element>(
         }
     }
     kernels.prepare(team, x, forms)?;
-    if store.is_plain() && C::TYPE == ElementType::F32 {
-        // SAFETY: C is f32.
-        let out = unsafe { out.reborrow().cast::<f32>() };
-        return kernels.matmul(team, Phase::Decode, x, &weights, Epilogue::default(), out);
+    let multiply = |side: &Side<'_>, out: MatMut<'_>| {
+        let Panels::Columns(b) = side.panels else { return Ok(()) };
+        let weights = QuantWeights::from_bytes(format, n, k, b.source.stride, b.source.bytes())?;
+        kernels.matmul(team, Phase::Decode, x, &weights, Epilogue::default(), out)
+    };
+    if let ([side], ElementType::F32) = (sides, out.element)
+        && side.store.is_plain()
+    {
+        // SAFETY: C is f32, and exclusively this call's.
+        return multiply(side, unsafe { out.matrix::<f32>() });
     }
-    grow(&mut scratch.slots, m.saturating_mul(n))?;
-    let sums: &mut [f32] = bytemuck::cast_slice_mut(&mut scratch.slots[..m * n]);
-    kernels.matmul(team, Phase::Decode, x, &weights, Epilogue::default(), MatMut::from_rows(sums, n))?;
+    let len = m.saturating_mul(n);
+    grow(&mut scratch.slots, len.saturating_mul(sides.len()))?;
+    let sums: &mut [f32] = bytemuck::cast_slice_mut(&mut scratch.slots[..len * sides.len()]);
+    for (side, sums) in sides.iter().zip(sums.chunks_exact_mut(len)) {
+        multiply(side, MatMut::from_rows(sums, n))?;
+    }
     let job = Job {
         kind,
         blocks: KBlocks::new(k, kind),
@@ -95,18 +88,19 @@ pub(super) fn run<A: Element, C: Element>(
         unsigned_a: false,
         rows: m,
         first_row: 0,
-        panels: Panels::Columns(Columns { source: b, transposed: true }),
+        sides,
+        width: 1,
+        nr: MAX_NR,
         n,
-        store,
-        out: Target::of(out),
+        out: *out,
     };
     let (sums, parts) = (MatRef::from_rows(sums, n), n.div_ceil(STORE_UNIT));
+    let second = sums.rows() - m;
     // Parts are disjoint columns of C.
     team.run(parts, &|part| {
         let cols = part_range(n, STORE_UNIT, parts, part);
-        for row in 0..m {
-            kernels.table.dense_store(&job, &sums.row(row)[cols.clone()], row, cols.clone());
-        }
+        let sums = [0..m, second..second + m].map(|rows| sums.row_range(rows).columns(cols.clone()));
+        kernels.table.dense_store(&job, &UnitSums { sums, columns: [&[]; 2] }, 0..m, cols);
     });
     Ok(())
 }
