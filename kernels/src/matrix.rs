@@ -12,6 +12,7 @@ pub(crate) use cut::for_units;
 pub use cut::{Columns, Rows, for_columns, for_rows, part_range};
 
 use crate::error::KernelError;
+use crate::memory::ALIGN;
 use std::marker::PhantomData;
 use std::ops::Range;
 
@@ -190,6 +191,12 @@ impl<'a, T> MatMut<'a, T> {
         assert!(i < self.rows);
         // SAFETY: row i lies inside the checked extent, and `&mut self` makes the access exclusive.
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
+    }
+
+    /// Whether every row begins with a cache line.
+    pub fn rows_begin_lines(&self) -> bool {
+        let bytes = self.stride * size_of::<T>();
+        self.data.addr().is_multiple_of(ALIGN) && (self.rows < 2 || bytes.is_multiple_of(ALIGN))
     }
 
     /// The same elements, to be read.

@@ -1,7 +1,10 @@
 //! Memory of a size that a caller chose: refused with an error, where `vec!` would end the program.
 
 use crate::error::KernelError;
-use std::alloc::{Layout, alloc_zeroed};
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::fmt;
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
 
 /// Numbers whose zero is all bits zero.
 pub trait Zero: Copy + sealed::Sealed {}
@@ -19,33 +22,105 @@ macro_rules! zero {
 }
 zero!(f32, i8, i32, u16, u32);
 
-/// `len` zeros; `what` they are for stands in the error.
+/// What a buffer's first element is aligned to, in bytes: a cache line, and the widest vector.
+///
+/// It matters: matrices whose rows do not begin with a line have lines that belong to two panels, and two threads that
+/// write them take them from each other (two threads multiplied int8 at 478 instead of 677 GOP/s).
+pub const ALIGN: usize = 64;
+
+/// Numbers that begin with a cache line. Behaves like a slice.
+pub struct Buffer<T> {
+    start: NonNull<T>,
+    len: usize,
+    /// What is to be given back: the allocation, in which `start` is the first aligned place.
+    memory: Option<(NonNull<u8>, Layout)>,
+}
+
+// SAFETY: it owns its numbers, as a Vec does.
+unsafe impl<T: Send> Send for Buffer<T> {}
+// SAFETY: as above.
+unsafe impl<T: Sync> Sync for Buffer<T> {}
+
+impl<T> Default for Buffer<T> {
+    fn default() -> Self {
+        Buffer { start: NonNull::dangling(), len: 0, memory: None }
+    }
+}
+
+impl<T> Deref for Buffer<T> {
+    type Target = [T];
+
+    fn deref(&self) -> &[T] {
+        // SAFETY: `len` initialised values (see `zeros`), or none.
+        unsafe { std::slice::from_raw_parts(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> DerefMut for Buffer<T> {
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and owned.
+        unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), self.len) }
+    }
+}
+
+impl<T> Drop for Buffer<T> {
+    fn drop(&mut self) {
+        if let Some((memory, layout)) = self.memory {
+            // SAFETY: allocated with this layout; `Zero` types need no drop.
+            unsafe { dealloc(memory.as_ptr(), layout) }
+        }
+    }
+}
+
+impl<T: fmt::Debug> fmt::Debug for Buffer<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.iter()).finish()
+    }
+}
+
+/// `len` zeros, the first at a multiple of [`ALIGN`]; `what` they are for stands in the error.
 ///
 /// They come zeroed from the system (`calloc`) and are not touched: memory is taken when it is first written.
 ///
 /// ```
 /// use gable_kernels::memory::zeros;
-/// assert_eq!(zeros::<f32>("logits", 2)?, [0.0, 0.0]);
+/// assert_eq!(zeros::<f32>("logits", 2)?[..], [0.0, 0.0]);
 /// assert!(zeros::<f32>("logits", usize::MAX / 4).is_err());
 /// # Ok::<(), gable_kernels::KernelError>(())
 /// ```
 ///
 /// # Errors
 /// [`KernelError::Memory`] if the system refuses, or the size is beyond the address space.
-pub fn zeros<T: Zero>(what: &'static str, len: usize) -> Result<Vec<T>, KernelError> {
+pub fn zeros<T: Zero>(what: &'static str, len: usize) -> Result<Buffer<T>, KernelError> {
     if len == 0 {
-        return Ok(Vec::new());
+        return Ok(Buffer::default());
     }
     let refused = || KernelError::Memory { what, bytes: len.saturating_mul(size_of::<T>()) };
-    let layout = Layout::array::<T>(len).map_err(|_| refused())?;
-    // SAFETY: the layout is not empty: `len` is not 0 and no `Zero` type has size 0. A null pointer is turned away.
-    // Otherwise the allocation comes from the global allocator with exactly the layout of `len` values of T, all
-    // initialised, since bits of zero are a T (`Zero` is sealed over such types), and nothing else owns it.
-    unsafe {
-        let memory = alloc_zeroed(layout).cast::<T>();
-        if memory.is_null() {
-            return Err(refused());
+    // Room to move the start: a layout that asks for the alignment would be zeroed, and so touched, by hand.
+    let bytes = len.checked_mul(size_of::<T>()).and_then(|n| n.checked_add(ALIGN)).ok_or_else(refused)?;
+    let layout = Layout::from_size_align(bytes, align_of::<T>()).map_err(|_| refused())?;
+    // SAFETY: the layout is not empty.
+    let memory = NonNull::new(unsafe { alloc_zeroed(layout) }).ok_or_else(refused)?;
+    let offset = memory.as_ptr().addr().next_multiple_of(ALIGN) - memory.as_ptr().addr();
+    // SAFETY: less than `ALIGN` bytes on, so that `len` values of T remain, aligned, and initialised, since bits of zero are
+    // a T (`Zero` is sealed over such types).
+    let start = unsafe { memory.add(offset).cast::<T>() };
+    Ok(Buffer { start, len, memory: Some((memory, layout)) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_begin_with_a_line_and_hold_zeros() {
+        for len in [0, 1, 15, 16, 17, 1000, 100_000] {
+            let mut buffers: Vec<Buffer<f32>> = (0..5).map(|_| zeros("a test", len).unwrap()).collect();
+            for buffer in &mut buffers {
+                assert!(len == 0 || buffer.as_ptr().addr().is_multiple_of(ALIGN));
+                assert!(buffer.len() == len && buffer.iter().all(|x| *x == 0.0));
+                buffer.fill(1.0);
+            }
         }
-        Ok(Vec::from_raw_parts(memory, len, len))
     }
 }

@@ -16,7 +16,7 @@
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, for_rows};
-use crate::memory::zeros;
+use crate::memory::{Buffer, zeros};
 use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::rowwise::{load, load_tail, require, store, store_tail};
@@ -158,12 +158,12 @@ impl Rope {
 }
 
 /// Cosines and sines for the tokens of one batch.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct RopeAngles {
     pairing: RopePairing,
     pairs: usize,
     rows: usize,
-    values: Vec<f32>, // [capacity, 2 * pairs]: a row's cosines, then its sines
+    values: Buffer<f32>, // [capacity, 2 * pairs]: a row's cosines, then its sines
 }
 
 impl RopeAngles {

@@ -6,7 +6,7 @@ use crate::forward::{Numerics, Row};
 use crate::model::Model;
 use gable_kernels::attention::{AttentionScratch, CacheRow};
 use gable_kernels::gemm::Phase;
-use gable_kernels::memory::zeros;
+use gable_kernels::memory::{Buffer, zeros};
 use gable_kernels::quant::{Activations, Forms};
 use gable_kernels::rope::{Rope, RopeAngles};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef};
@@ -73,11 +73,11 @@ pub struct Scratch {
     n_logits: usize,
     calls: Calls,
     widths: Widths,
-    x: Vec<f32>,         // [rows, d_model]: the residual stream
-    qkv: Vec<f32>,       // [rows, (n_heads + 2 n_kv_heads) * head_dim]
-    gate_up: Vec<f32>,   // [rows, 2 d_ff]
-    block_out: Vec<f32>, // [rows, d_model]: what a block adds, before its norm
-    logits: Vec<f32>,    // [max_logits, vocab_size]
+    x: Buffer<f32>,         // [rows, d_model]: the residual stream
+    qkv: Buffer<f32>,       // [rows, (n_heads + 2 n_kv_heads) * head_dim]
+    gate_up: Buffer<f32>,   // [rows, 2 d_ff]
+    block_out: Buffer<f32>, // [rows, d_model]: what a block adds, before its norm
+    logits: Buffer<f32>,    // [max_logits, vocab_size]
     activations: Activations,
     hidden: Activations,
     attention: AttentionScratch,

@@ -16,7 +16,7 @@
 
 use super::{PAGE, int8};
 use crate::error::KernelError;
-use crate::memory::zeros;
+use crate::memory::{Buffer, zeros};
 use crate::simd::{LANES, Simd, VECTOR_BYTES};
 use std::marker::PhantomData;
 use std::num::NonZeroU32;
@@ -165,10 +165,10 @@ impl PageId {
 
 /// All pages of a cache.
 pub(crate) struct Pages {
-    memory: Vec<u32>,
+    memory: Buffer<u32>,
     geometry: Geometry,
     /// References to each page.
-    references: Vec<u32>,
+    references: Buffer<u32>,
     /// Pages that were used and given back.
     free: Vec<PageId>,
     /// Pages from here on were never used.
@@ -178,8 +178,6 @@ pub(crate) struct Pages {
 /// Where pages and heads lie in the memory.
 #[derive(Clone, Copy)]
 struct Geometry {
-    /// Words before the first page, which begins at a cache line.
-    skip: usize,
     page_words: usize,
     pages: usize,
     /// Elements of one head's keys and of its values.
@@ -189,19 +187,16 @@ struct Geometry {
 }
 
 impl Geometry {
-    /// The words of one head of a page: below `skip + pages * page_words`, the length of the memory at most.
+    /// The words of one head of a page: below `pages * page_words`, the length of the memory at most.
     #[inline(always)]
     fn head_words<E: Element>(&self, page: PageId, head: usize) -> Range<usize> {
         assert!(E::TYPE == self.cache_type);
         let head_words = (self.key_elements + self.value_elements) * size_of::<E>() / 4;
         assert!((head + 1) * head_words <= self.page_words && page.index() < self.pages);
-        let start = self.skip + page.index() * self.page_words + head * head_words;
+        let start = page.index() * self.page_words + head * head_words;
         start..start + head_words
     }
 }
-
-/// Words of a cache line.
-const LINE_WORDS: usize = 16;
 
 impl Pages {
     pub(crate) fn new(
@@ -218,7 +213,7 @@ impl Pages {
             let (keys, values) = (key_elements?, value_elements?);
             let page_bytes =
                 keys.checked_add(values)?.checked_mul(n_kv_heads)?.checked_mul(cache_type.bytes())?;
-            let words = (page_bytes / 4).checked_mul(count)?.checked_add(LINE_WORDS)?;
+            let words = (page_bytes / 4).checked_mul(count)?;
             PageId::new(count)?;
             Some((keys, values, page_bytes / 4, words))
         };
@@ -230,11 +225,9 @@ impl Pages {
         let refused =
             |_| KernelError::Memory { what: WHAT, bytes: count.saturating_mul(size_of::<PageId>()) };
         free.try_reserve_exact(count).map_err(refused)?;
-        let memory: Vec<u32> = zeros(WHAT, words)?;
-        let skip = memory.as_ptr().align_offset(4 * LINE_WORDS).min(LINE_WORDS);
         Ok(Pages {
-            memory,
-            geometry: Geometry { skip, page_words, pages: count, key_elements, value_elements, cache_type },
+            memory: zeros(WHAT, words)?,
+            geometry: Geometry { page_words, pages: count, key_elements, value_elements, cache_type },
             references: zeros(WHAT, count)?,
             free,
             untouched: 0,
@@ -284,8 +277,8 @@ impl Pages {
 
     /// Copies one page's content to another.
     pub(crate) fn copy(&mut self, from: PageId, to: PageId) {
-        let Geometry { skip, page_words, .. } = self.geometry;
-        let (from, to) = (skip + from.index() * page_words, skip + to.index() * page_words);
+        let Geometry { page_words, .. } = self.geometry;
+        let (from, to) = (from.index() * page_words, to.index() * page_words);
         self.memory.copy_within(from..from + page_words, to);
     }
 

@@ -15,7 +15,7 @@ use super::{Arithmetic, AttentionInput, AttentionParams, AttentionTap, Mask, PAG
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::{MatMut, for_units};
-use crate::memory::zeros;
+use crate::memory::{Buffer, zeros};
 use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::simd::LANES;
@@ -79,8 +79,8 @@ impl Tile {
 #[derive(Debug, Default)]
 pub struct AttentionScratch {
     tiles: Vec<Tile>,
-    slots: Vec<f32>,
-    partials: Vec<f32>,
+    slots: Buffer<f32>,
+    partials: Buffer<f32>,
 }
 
 impl AttentionScratch {
@@ -115,21 +115,14 @@ impl AttentionScratch {
     }
 }
 
-/// Makes `buffer` hold `len` elements behind its first cache line boundary.
-fn grow(buffer: &mut Vec<f32>, len: usize) -> Result<(), KernelError> {
-    let len = len.saturating_add(ALIGN);
+/// Makes `buffer` hold `len` elements.
+fn grow(buffer: &mut Buffer<f32>, len: usize) -> Result<(), KernelError> {
     if buffer.len() < len {
         // The old one first: both together are never needed.
-        *buffer = Vec::new();
+        *buffer = Buffer::default();
         *buffer = zeros(WHAT, len)?;
     }
     Ok(())
-}
-
-/// The elements behind the first cache line boundary, as rows.
-fn aligned(buffer: &mut [f32], rows: usize, cols: usize) -> Result<MatMut<'_>, KernelError> {
-    let skip = buffer.as_ptr().align_offset(4 * ALIGN).min(ALIGN);
-    MatMut::new(&mut buffer[skip..], rows, cols, cols)
 }
 
 /// Elements of a head's output in whole vectors.
@@ -268,7 +261,7 @@ pub(super) fn run(
     let most_units = if split { chunk_units * blocks } else { units };
     let threads = team.threads().min(most_units);
     grow(slots, threads * slot_shape.len())?;
-    let mut slots = aligned(slots, threads, slot_shape.len())?;
+    let mut slots = MatMut::new(slots, threads, slot_shape.len(), slot_shape.len())?;
     if !split {
         for_units(team, slots, units, |unit, slot| {
             // Later tiles see more keys: the longest go first.
@@ -280,7 +273,7 @@ pub(super) fn run(
     let widest = tiles.iter().map(|tile| tile.rows.len()).max().unwrap_or(0);
     let cols = partial_len(widest * block_heads, shape.head_dim);
     grow(partials, most_units * cols)?;
-    let partials = aligned(partials, most_units, cols)?;
+    let partials = MatMut::new(partials, most_units, cols, cols)?;
     for_units(team, slots.reborrow(), most_units, |unit, slot| {
         // SAFETY: each unit is handed out once, and its row is its own.
         let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };

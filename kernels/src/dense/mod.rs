@@ -38,7 +38,7 @@ mod tiles;
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::matrix::MatRef;
-use crate::memory::{Zero, zeros};
+use crate::memory::{Buffer, Zero, zeros};
 use crate::pool::Team;
 use cells::Columns;
 use element::Source;
@@ -115,9 +115,9 @@ impl<'a, B: Element> Rhs<'a, B> {
 /// allocate once.
 #[derive(Debug, Default)]
 pub struct DenseScratch {
-    a: Vec<u32>,
-    row_sums: Vec<i32>,
-    slots: Vec<u32>,
+    a: Buffer<u32>,
+    row_sums: Buffer<i32>,
+    slots: Buffer<u32>,
     streamed: Option<streamed::Rows>,
     /// Of the threads that compute whole products of a batch.
     each: Vec<DenseScratch>,
@@ -131,9 +131,9 @@ impl DenseScratch {
 }
 
 /// Makes a buffer long enough; what it held is lost.
-fn grow<T: Zero>(buffer: &mut Vec<T>, len: usize) -> Result<(), KernelError> {
+fn grow<T: Zero>(buffer: &mut Buffer<T>, len: usize) -> Result<(), KernelError> {
     if buffer.len() < len {
-        *buffer = Vec::new();
+        *buffer = Buffer::default();
         *buffer = zeros("a product's scratch", len)?;
     }
     Ok(())

@@ -10,7 +10,7 @@ use super::tiles::{Panels, panel_len};
 use crate::error::KernelError;
 use crate::isa::{Isa, Kernels};
 use crate::matrix::MatMut;
-use crate::memory::zeros;
+use crate::memory::{Buffer, zeros};
 use crate::pool::Team;
 use crate::simd::{LANES, Simd};
 
@@ -31,8 +31,7 @@ pub struct PackedWeights<'a> {
 
 #[derive(Debug)]
 enum Memory<'a> {
-    /// And the first element that a cache line begins with.
-    Own(Vec<u32>, usize),
+    Own(Buffer<u32>),
     Callers(&'a [u8]),
 }
 
@@ -60,7 +59,7 @@ impl PackedWeights<'_> {
     /// The panels.
     pub fn bytes(&self) -> &[u8] {
         match &self.memory {
-            Memory::Own(words, first) => bytemuck::cast_slice(&words[*first..]),
+            Memory::Own(words) => bytemuck::cast_slice(words),
             Memory::Callers(bytes) => bytes,
         }
     }
@@ -128,12 +127,9 @@ impl Kernels {
     ) -> Result<PackedWeights<'static>, KernelError> {
         let (k, n) = (b.k(), b.n());
         let len = self.packed_len(B::TYPE, k, n).unwrap_or(usize::MAX);
-        let mut words: Vec<u32> = zeros("packed weights", len.div_ceil(4).saturating_add(LANES))?;
-        let first = words.as_ptr().align_offset(64).min(LANES);
-        let bytes = bytemuck::cast_slice_mut(&mut words[first..first + len / 4]);
-        self.pack(team, b, bytes)?;
-        words.truncate(first + len / 4);
-        Ok(PackedWeights { isa: self.isa(), element: B::TYPE, k, n, memory: Memory::Own(words, first) })
+        let mut words = zeros("packed weights", len.div_ceil(4))?;
+        self.pack(team, b, bytemuck::cast_slice_mut(&mut words))?;
+        Ok(PackedWeights { isa: self.isa(), element: B::TYPE, k, n, memory: Memory::Own(words) })
     }
 
     /// Packs B into the caller's memory, [`Kernels::packed_len`] bytes that begin at a multiple of 4 (better: of 64).

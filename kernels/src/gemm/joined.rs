@@ -72,6 +72,7 @@ impl Cut<'_> {
 }
 
 impl Kernels {
+    /// `lines`: whether the rows of all outputs begin with cache lines.
     fn cut<'a>(
         self,
         team: &Team<'_>,
@@ -79,9 +80,14 @@ impl Kernels {
         x: &'a Activations,
         weights: &QuantWeights<'_>,
         rows: usize,
+        lines: bool,
     ) -> Cut<'a> {
-        let MatmulPlan { unit, parts, .. } =
+        let MatmulPlan { unit, mut parts, .. } =
             self.matmul_plan(phase, weights.format(), x.made(), rows, team.threads());
+        if x.rows() > 1 && !lines {
+            // Threads that write two halves of a line at a time wait for each other: fewer borders between them.
+            parts = parts.min(2 * team.threads());
+        }
         Cut { kernels: self, phase, x, unit, parts }
     }
 
@@ -122,7 +128,8 @@ impl Kernels {
         let Some(first) = products.first().filter(|_| x.rows() > 0 && rows > 0) else {
             return Ok(());
         };
-        let cut = self.cut(team, phase, x, first.weights, rows);
+        let lines = products.iter().all(|product| product.out.rows_begin_lines());
+        let cut = self.cut(team, phase, x, first.weights, rows, lines);
         let of = products.each_ref().map(|product| (product.weights, product.epilogue));
         let out = products.map(|product| product.out);
         for_columns(team, out, cut.unit, cut.parts, |i, rows, mut out| {
@@ -175,7 +182,8 @@ impl Kernels {
         if x.rows() == 0 || out.cols() == 0 {
             return Ok(());
         }
-        let cut = self.cut(team, phase, x, gate.weights, out.cols());
+        let lines = [&gate.out, &up.out, &out].iter().all(|out| out.rows_begin_lines());
+        let cut = self.cut(team, phase, x, gate.weights, out.cols(), lines);
         let [of_gate, of_up] = [(gate.weights, gate.epilogue), (up.weights, up.epilogue)];
         let outputs = ((gate.out, up.out), out);
         for_columns(team, [outputs], cut.unit, cut.parts, |_, rows, ((mut gate, mut up), mut out)| {

@@ -114,8 +114,8 @@ impl Job<'_> {
     }
 }
 
-/// Weight rows per part are a multiple of this: the widest panel of any table.
-const PART_UNIT: usize = 64;
+/// Weight rows of a part of a prompt at least, and a panel's where that is wider: of C, two cache lines of each row.
+const PART_UNIT: usize = 32;
 
 impl Kernels {
     /// How a product with `rows` weight rows of a format will be computed by a team of `threads`, if the forms `made`
@@ -136,12 +136,12 @@ impl Kernels {
     ) -> MatmulPlan {
         let path = Path::choose(format, made);
         let threads = threads.max(1);
-        let unit = match phase {
-            Phase::Prompt => PART_UNIT.min(rows.div_ceil(threads).next_multiple_of(32)).max(1),
-            Phase::Decode => 16,
-        };
         let tiles = self.table.tiles;
         let (mr, nv) = if path == Path::Int8 { tiles.int8 } else { tiles.cells };
+        let unit = match phase {
+            Phase::Prompt => (nv * LANES).max(PART_UNIT),
+            Phase::Decode => 16,
+        };
         MatmulPlan {
             path,
             tile: (phase == Phase::Prompt).then_some((mr, nv * LANES)),

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each panel of NR weight rows:
-//!     for each chunk of k:                        512 values
+//!     for each chunk of k:                        up to 640 values, nearly equal
 //!         unpack the panel's chunk                on-file blocks -> cells and scales, in the stack (L1)
 //!         for each MR rows of x:                  streamed from L2
 //!             tile: out[MR, NR] += x panel        out stays in memory between chunks
@@ -22,8 +22,9 @@ use crate::simd::{LANES, Simd};
 
 /// Cells of k per unpacked chunk, floats.
 const CHUNK_CELLS: usize = 256;
-/// Values of k per unpacked chunk, int8.
-const CHUNK_VALUES: usize = 512;
+/// Values of k per unpacked chunk at most, int8: with 32 weight rows, scales and minima 25 KiB, which the first-level
+/// cache holds beside the rows of x.
+const CHUNK_VALUES: usize = 640;
 /// The widest panels of any table.
 const MAX_CELL_NR: usize = 64;
 const MAX_INT8_NR: usize = 32;
@@ -238,15 +239,16 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     assert!(MR <= MAX_MR && nr <= MAX_INT8_NR);
     let (n, k) = (job.weights.rows(), job.x.k());
     let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
+    let chunk = chunk_values(k, job.weights.format().block_len());
     let mut panel = Panel::new();
     let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
         let cols = first..(first + nr).min(n);
         let start = Start::new(job, cols.clone());
-        for from in (0..k).step_by(CHUNK_VALUES) {
+        for from in (0..k).step_by(chunk) {
             let first_chunk = from == 0 || mutant("every chunk of k starts anew");
             let start = (first_chunk && !start.continues).then_some(&start);
-            let to = (from + CHUNK_VALUES).min(k);
+            let to = (from + chunk).min(k);
             panel.unpack::<S, B>(s, job, first, nr, from, to);
             let view = Int8Panel {
                 cells: panel.cells.as_ptr(),
@@ -286,6 +288,14 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     }
 }
 
+/// Values of k per chunk: as few chunks as may be, and nearly equal ones, of whole blocks and steps.
+fn chunk_values(k: usize, block_len: usize) -> usize {
+    let unit = block_len.max(STEP);
+    let most = CHUNK_VALUES / unit * unit;
+    let chunks = k.div_ceil(most).max(1);
+    k.div_ceil(chunks).next_multiple_of(unit)
+}
+
 /// How many of these row numbers, `most` at most, follow each other from the first on.
 #[inline(always)]
 fn run_length(rows: &[u32], most: usize) -> usize {
@@ -308,7 +318,7 @@ fn int8_rows(job: &Job<'_>, groups: &Groups, row: usize, from: usize, sub: usize
     }
 }
 
-/// An unpacked chunk of a panel: 16 KiB of cells and up to 32 sub-blocks' scales and minima.
+/// An unpacked chunk of a panel: its cells, and its sub-blocks' scales and minima.
 struct Panel {
     cells: [u8; CHUNK_VALUES * MAX_INT8_NR],
     scale: [f32; CHUNK_VALUES / 16 * MAX_INT8_NR],
@@ -349,7 +359,7 @@ impl Panel {
                     }
                 }
                 let at = (sub - from / B::SUB) * nr + group;
-                // SAFETY: 16 x 16 scales go to 16 rows of `nr`, of which the chunk has room for 32.
+                // SAFETY: 16 x 16 scales go to 16 rows of `nr`, of which the chunk has room for 40.
                 unsafe {
                     s.transpose(
                         scale.as_ptr().cast(),
@@ -380,12 +390,30 @@ impl Panel {
                         s.store_bytes(bytes.as_mut_ptr(), s.xor(q, unsigned));
                     }
                 }
-                // SAFETY: 16 x 16 cells go to 16 rows of `nr` cells inside the chunk's 128.
+                // SAFETY: 16 x 16 cells go to 16 rows of `nr` cells inside the chunk's 160.
                 unsafe {
                     let dst = self.cells.as_mut_ptr().cast::<u32>().add((value - from) / 4 * nr + group);
                     s.transpose(rows.as_ptr().cast(), LANES, dst, nr);
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_of_k_are_whole_fit_and_are_as_few_as_may_be() {
+        for block_len in [32, 256] {
+            let unit = block_len.max(STEP);
+            for k in (0..20_000).step_by(block_len) {
+                let chunk = chunk_values(k, block_len);
+                assert!(chunk <= CHUNK_VALUES && chunk.is_multiple_of(unit));
+                assert_eq!(k.div_ceil(chunk.max(1)), k.div_ceil(CHUNK_VALUES / unit * unit), "{k}");
+            }
+        }
+        assert_eq!([576, 640, 1536, 2048].map(|k| chunk_values(k, 32)), [576, 640, 512, 512]);
     }
 }

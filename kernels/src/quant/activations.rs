@@ -13,7 +13,7 @@ use super::groups::{Groups, groups_of};
 use super::{Forms, Remainder};
 use crate::error::KernelError;
 use crate::matrix::{MatMut, MatRef};
-use crate::memory::zeros;
+use crate::memory::{Buffer, zeros};
 
 /// What the memory is for.
 const WHAT: &str = "the activations of a batch";
@@ -28,9 +28,9 @@ pub struct Activations {
     /// Values from one row to the next, in every form: whole stripes and 64 more, so that rows do not share cache sets.
     pub(super) stride: usize,
     pub(super) made: Forms,
-    pub(super) f32: Vec<f32>,
-    pub(super) i8: Vec<i8>,
-    pub(super) bf16: Vec<u16>,
+    pub(super) f32: Buffer<f32>,
+    pub(super) i8: Buffer<i8>,
+    pub(super) bf16: Buffer<u16>,
     /// Per row: whether it has an outlier.
     pub(super) outlier: Vec<u8>,
     /// The rows whose remainder is kept, in order; the i-th behind the rows.

@@ -17,7 +17,7 @@
 use super::blocks::{SPAN, STRIPE};
 use crate::error::KernelError;
 use crate::matrix::{MatMut, Rows};
-use crate::memory::zeros;
+use crate::memory::{Buffer, zeros};
 use crate::simd::LANES;
 use std::ops::Range;
 
@@ -33,9 +33,9 @@ pub(crate) struct Groups {
     /// Groups of a row, whole spans.
     pub(crate) stride: usize,
     /// `[rows][stride / per_span][2][per_span]`
-    pub(crate) factors: Vec<f32>,
+    pub(crate) factors: Buffer<f32>,
     /// Sum of the group's integers: `[rows][stride]`.
-    pub(crate) sum: Vec<i32>,
+    pub(crate) sum: Buffer<i32>,
 }
 
 impl Groups {
