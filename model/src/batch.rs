@@ -279,6 +279,9 @@ impl Live {
         if let ControlFlow::Break(reason) = taken {
             return ControlFlow::Break(Ok(reason));
         }
+        if sampler.is_complete() {
+            return ControlFlow::Break(Ok(StopReason::GrammarEnd));
+        }
         if self.len >= engine.max_positions {
             return ControlFlow::Break(Ok(StopReason::ContextFull));
         }

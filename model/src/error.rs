@@ -154,6 +154,9 @@ pub enum RunError {
         /// What is accepted.
         allowed: &'static str,
     },
+    /// A grammar or schema that cannot be read, or a text that cannot go on as it asks.
+    #[error("grammar: {0}")]
+    Grammar(String),
     /// A text that cannot be tokenized.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -58,6 +58,8 @@ pub enum StopReason {
     EndOfText,
     /// A stop string would have come next.
     StopString,
+    /// The text is complete, by the [constraint](crate::constraint) of the sampler: nothing can follow it.
+    GrammarEnd,
     /// As many tokens as were asked for.
     MaxTokens,
     /// No room for another token.
@@ -170,6 +172,9 @@ pub fn generate_with(
         sampler.accept(token)?;
         if let ControlFlow::Break(reason) = reply.take(token, tokenizer, options, on_text) {
             break Ok(reason);
+        }
+        if sampler.is_complete() {
+            break Ok(StopReason::GrammarEnd);
         }
         if speculation.len(session) >= session.max_positions() {
             break Ok(StopReason::ContextFull);
