@@ -25,6 +25,7 @@ pub mod safetensors;
 pub mod sampler;
 pub mod scratch;
 pub mod session;
+pub mod session_file;
 pub mod speculate;
 pub mod tensor_table;
 pub mod timeline;

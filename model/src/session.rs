@@ -209,6 +209,29 @@ impl Session {
         }
     }
 
+    /// What the session computes with, and its place in the cache.
+    pub(crate) fn engine(&self) -> (&Engine, SequenceId) {
+        (&self.engine, self.sequence)
+    }
+
+    /// The same, to put something into the cache, which [`set_tokens`](Session::set_tokens) is to follow.
+    pub(crate) fn engine_mut(&mut self) -> (&mut Engine, SequenceId) {
+        (&mut self.engine, self.sequence)
+    }
+
+    /// The tokens that the cache now holds, `max_positions` at most.
+    pub(crate) fn set_tokens(&mut self, tokens: &[u32]) {
+        self.tokens.clear();
+        self.tokens.extend_from_slice(tokens);
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        // An empty sequence can always be had, and the session has one that lives.
+        let _ = self.engine.cache.truncate(self.sequence, 0);
+        self.tokens.clear();
+    }
+
     /// One batch; the session is as before if it fails.
     fn pass(
         &mut self,
