@@ -37,7 +37,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Draws its tokens, and nobody else's.
     pub sampler: Sampler,
-    /// When to stop; nothing is guessed here.
+    /// When to stop; nothing is guessed and nothing shifted here.
     pub options: GenerateOptions,
 }
 

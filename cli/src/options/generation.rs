@@ -187,7 +187,7 @@ impl GenerationArgs {
             max_tokens: usize::try_from(self.n_predict).unwrap_or(usize::MAX),
             stop: self.reverse_prompt.clone(),
             ignore_eos: self.ignore_eos,
-            draft: 0,
+            ..GenerateOptions::default()
         }
     }
 
