@@ -41,6 +41,21 @@ use rand_chacha::rand_core::{Rng, SeedableRng};
 use stages::Candidate;
 use std::collections::VecDeque;
 
+/// What a user of the library does to the logits before anything else.
+type LogitsHook = Box<dyn FnMut(&mut [f32]) + Send>;
+
+/// A hook and the logits that it is given, since those of a session are not to be written.
+struct Hooked {
+    hook: LogitsHook,
+    logits: Vec<f32>, // [vocab_size]
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooked").finish_non_exhaustive()
+    }
+}
+
 /// Draws tokens; see the [module](self) for what and how.
 #[derive(Debug)]
 pub struct Sampler {
@@ -56,6 +71,7 @@ pub struct Sampler {
     /// How often a token occurs in `recent`; empty where no penalty asks.
     counts: Vec<u32>, // [vocab_size]
     constraint: Option<Constraint>,
+    hooked: Option<Hooked>,
     rng: ChaCha12Rng,
 }
 
@@ -90,6 +106,7 @@ impl Sampler {
             recent: VecDeque::with_capacity(remembers),
             counts: if remembers > 0 { vec![0; vocab_size] } else { Vec::new() },
             constraint: None,
+            hooked: None,
             rng: ChaCha12Rng::from_seed(seed),
             config,
         })
@@ -101,6 +118,21 @@ impl Sampler {
     /// A bit set of the vocabulary is made for each draw, a 32nd of the logits' size, and nothing of the size of the logits.
     pub fn constrain(&mut self, constraint: Constraint) {
         self.constraint = Some(constraint);
+    }
+
+    /// Lets `hook` change the logits of every draw, `[vocab_size]`, before biases, a constraint and all stages: `-inf` rules
+    /// a token out. What other observers of a generation are shown stays as the model computed it.
+    ///
+    /// ```
+    /// use gable_model::sampler::{Sampler, SamplerConfig};
+    /// let mut sampler = Sampler::new(SamplerConfig::greedy(), 3)?;
+    /// sampler.set_logits_hook(|logits| logits[1] = f32::NEG_INFINITY);
+    /// assert_eq!(sampler.sample(&[0.0, 9.0, 1.0])?, 2);
+    /// # Ok::<(), gable_model::RunError>(())
+    /// ```
+    pub fn set_logits_hook(&mut self, hook: impl FnMut(&mut [f32]) + Send + 'static) {
+        let logits = Vec::with_capacity(self.vocab_size);
+        self.hooked = Some(Hooked { hook: Box::new(hook), logits });
     }
 
     /// Whether a constraint is satisfied by what was drawn and allows nothing more.
@@ -207,6 +239,15 @@ impl Sampler {
         if logits.len() != self.vocab_size {
             return Err(RunError::LogitsLength { found: logits.len(), vocab_size: self.vocab_size });
         }
+        let logits = match &mut self.hooked {
+            Some(Hooked { hook, logits: own }) => {
+                own.clear();
+                own.extend_from_slice(logits);
+                hook(own);
+                own.as_slice()
+            }
+            None => logits,
+        };
         self.candidates.clear();
         let mut biases = self.biases.iter().peekable();
         let candidates = &mut self.candidates;
