@@ -35,9 +35,9 @@ use std::time::Instant;
 
 Input is one JSON object per line, as OpenAI's batch interface takes them: custom_id, url (/v1/chat/completions or
 /v1/completions) and body. Of a body, messages or prompt, max_tokens, temperature, top_p, top_k, min_p, seed, stop,
-presence_penalty, frequency_penalty and logit_bias are read; the options above are the defaults. Without a seed, a
-record's is made from its custom_id and --seed (0 if that is not given). An answer does not depend on -np, --shard or
---resume. Each is on the disk before the next is written.")]
+presence_penalty, frequency_penalty, logit_bias and response_format (json_schema, json_object) are read; the options
+above are the defaults. Without a seed, a record's is made from its custom_id and --seed (0 if that is not given). An
+answer does not depend on -np, --shard or --resume. Each is on the disk before the next is written.")]
 pub struct BatchArgs {
     /// Requests, a JSON object per line; `-` is stdin
     #[arg(value_name = "IN.jsonl")]

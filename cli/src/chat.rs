@@ -9,15 +9,15 @@ pub mod prompt;
 use crate::catalogue;
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::options::{DraftArgs, GenerationArgs, ModelArgs, SamplingArgs, SessionArgs, read_text, usage};
+use crate::options::{ContinueArgs, Saving, ShiftArgs, read_text, usage};
 use crate::run::{Checked, say_timings};
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 use gable_kernels::Kernels;
 use gable_model::chat_template::{Message, PlainTranscript};
 use gable_model::generate::{GenerateOptions, StopReason, generate};
 use gable_model::model::Model;
 use gable_model::sampler::Sampler;
-use gable_model::session::Session;
+use gable_model::session::{Session, remaining};
 use gable_model::{LoadError, RunError};
 use input::{Input, Line};
 use prompt::Form;
@@ -37,15 +37,7 @@ pub struct ChatArgs {
     #[command(flatten)]
     conversation: ConversationArgs,
     #[command(flatten)]
-    generation: GenerationArgs,
-    #[command(flatten)]
-    draft: DraftArgs,
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    session: SessionArgs,
-    #[command(flatten)]
-    sampling: SamplingArgs,
+    how: ContinueArgs,
 }
 
 #[derive(Debug, clap::Args)]
@@ -79,26 +71,68 @@ const HELP: &str = "/regen  another reply   /read FILE  a file's text, before yo
 
 /// Runs the command.
 pub fn run(args: &ChatArgs) -> Result<()> {
-    args.session.threads.placement.pin()?;
-    let mut config = args.sampling.config()?;
+    let how = &args.how;
+    how.session.threads.placement.pin()?;
+    let mut config = how.sampling.config()?;
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
-    let model = args.model.open_to_run()?;
+    let model = how.model.open_to_run()?;
     let form = form(&args.conversation, &model)?;
-    args.generation.ban_end(&mut config, model.tokenizer());
+    how.generation.ban_end(&mut config, model.tokenizer());
     let seed = config.seed;
-    let sampler = Sampler::new(config, model.config().vocab_size)?;
-    let mut session = args.session.session(&model, args.draft.max_logits())?;
+    let mut sampler = Sampler::new(config, model.config().vocab_size)?;
+    how.form.constrain(&mut sampler, model.tokenizer())?;
+    let mut session = how.session.session(&model, how.draft.max_logits())?;
     let mut input = Input::open(&catalogue::cache_dir().join("history"))?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
-    say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
+    say(&format!("{}: {}, seed {seed}", model.name(), how.session.features(kernels)));
     if input.is_terminal() {
         say(HELP);
     }
-    let mut options = GenerateOptions { draft: args.draft.draft, ..args.generation.options() };
+    let mut options = GenerateOptions { draft: how.draft.draft, ..how.generation.options() };
     options.stop.extend(form.stop_strings());
-    let mut chat = Chat { args: &args.conversation, model, form, session, sampler, interrupt, options };
-    chat.talk(&mut input)
+    let restored = kept_messages(&how.saved.restore(&mut session)?)?;
+    let shift = &how.shift;
+    let mut chat = Chat {
+        args: &args.conversation,
+        shift,
+        first_prompt: None,
+        model,
+        form,
+        session,
+        sampler,
+        interrupt,
+        options,
+    };
+    let mut messages = restored.unwrap_or_else(|| chat.beginning());
+    let done = chat.talk(&mut input, &mut messages);
+    if how.saved.saving() != Saving::Never {
+        how.saved.save(&chat.session, &note_of(&messages))?;
+    }
+    done
+}
+
+/// Messages as they are kept with a session.
+fn note_of(messages: &[Message]) -> Vec<u8> {
+    let messages: Vec<_> =
+        messages.iter().map(|m| serde_json::json!({ "role": m.role, "content": m.content })).collect();
+    serde_json::Value::from(messages).to_string().into_bytes()
+}
+
+/// The messages of a chat that was kept, if it was one.
+fn kept_messages(note: &[u8]) -> Result<Option<Vec<Message>>> {
+    if note.is_empty() {
+        return Ok(None);
+    }
+    let list: serde_json::Value = serde_json::from_slice(note).context("the saved messages are damaged")?;
+    let message = |m: &serde_json::Value| {
+        let text = |key: &str| m.get(key)?.as_str().map(str::to_owned);
+        Some(Message::new(text("role")?, text("content")?))
+    };
+    let messages: Option<Vec<Message>> = list.as_array().and_then(|list| list.iter().map(message).collect());
+    let messages = messages.context("the saved messages are damaged")?;
+    say(&format!("the conversation has {} messages; /clear begins anew", messages.len()));
+    Ok(Some(messages))
 }
 
 /// How the conversation is written: by a template, or as a transcript if asked for.
@@ -130,6 +164,9 @@ fn form(args: &ConversationArgs, model: &Arc<Model>) -> Result<Form> {
 
 struct Chat<'a> {
     args: &'a ConversationArgs,
+    shift: &'a ShiftArgs,
+    /// Tokens of the first prompt.
+    first_prompt: Option<usize>,
     model: Arc<Model>,
     form: Form,
     session: Session,
@@ -139,8 +176,7 @@ struct Chat<'a> {
 }
 
 impl Chat<'_> {
-    fn talk(&mut self, input: &mut Input) -> Result<()> {
-        let mut messages = self.beginning();
+    fn talk(&mut self, input: &mut Input, messages: &mut Vec<Message>) -> Result<()> {
         let mut read = String::new(); // by /read, for the next message
         while let Some(line) = input.next()? {
             let line = match line {
@@ -152,7 +188,7 @@ impl Chat<'_> {
                 ("/exit" | "/quit", "") => break,
                 ("/help", "") => say(HELP),
                 ("/clear", "") => {
-                    messages = self.beginning();
+                    *messages = self.beginning();
                     read.clear();
                 }
                 ("/read", path) => match read_text(Path::new(path.trim())) {
@@ -165,7 +201,7 @@ impl Chat<'_> {
                 ("/regen", "") => {
                     if messages.last().is_some_and(|m| m.role == "assistant") {
                         messages.pop();
-                        self.turn(&mut messages, input)?;
+                        self.turn(messages, input)?;
                     } else {
                         say("there is no reply yet");
                     }
@@ -177,7 +213,7 @@ impl Chat<'_> {
                     let text = if read.is_empty() { line } else { format!("{read}\n\n{line}") };
                     read.clear();
                     messages.push(Message::new("user", text));
-                    self.turn(&mut messages, input)?;
+                    self.turn(messages, input)?;
                 }
             }
         }
@@ -196,11 +232,14 @@ impl Chat<'_> {
     fn turn(&mut self, messages: &mut Vec<Message>, input: &Input) -> Result<()> {
         match self.reply(messages) {
             Ok(reply) => messages.push(Message::new("assistant", reply)),
-            Err(error) if input.is_terminal() && error.is::<RunError>() => {
-                say(&format!("error: {error:#}; /clear begins anew"));
+            Err(error) => {
+                // What is kept of the conversation ends with a reply.
                 messages.pop();
+                if !(input.is_terminal() && error.is::<RunError>()) {
+                    return Err(error);
+                }
+                say(&format!("error: {error:#}; /clear begins anew"));
             }
-            Err(error) => return Err(error),
         }
         Ok(())
     }
@@ -208,9 +247,16 @@ impl Chat<'_> {
     fn reply(&mut self, messages: &[Message]) -> Result<String> {
         let model = Arc::clone(&self.model);
         let tokenizer = model.tokenizer();
-        let prompt = self.form.prompt(messages, tokenizer)?;
+        let mut prompt = self.form.prompt(messages, tokenizer)?;
         if self.args.show_prompt {
             say(&prompt.text);
+        }
+        let first_prompt = *self.first_prompt.get_or_insert(prompt.ids.len());
+        self.options.shift = self.shift.keep(first_prompt, self.session.max_positions())?;
+        while let Some(keep) = self.options.shift.filter(|_| prompt.ids.len() >= self.session.max_positions())
+            && let Some(ids) = remaining(&prompt.ids, keep)
+        {
+            prompt.ids = ids;
         }
         if prompt.ids.len() > self.session.max_positions() {
             let (needed, max) = (prompt.ids.len(), self.session.max_positions());
@@ -239,7 +285,7 @@ impl Chat<'_> {
             say("(stopped)");
         } else if stats.stop == StopReason::ContextFull {
             say(&format!(
-                "(the context of {} tokens is full; /clear begins anew, -c makes it longer)",
+                "(the context of {} tokens is full; /clear begins anew, -c makes it longer, --context-shift goes on)",
                 self.session.max_positions()
             ));
         }

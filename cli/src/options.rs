@@ -1,11 +1,15 @@
 //! Options that several subcommands share, under the names that llama.cpp gave them.
 
+mod form;
 mod generation;
 mod machine;
+mod saved;
 mod session;
 
-pub use generation::{DraftArgs, GenerationArgs, PromptArgs, SamplingArgs, read_text};
+pub use form::FormArgs;
+pub use generation::{DraftArgs, GenerationArgs, PromptArgs, SamplingArgs, ShiftArgs, read_text};
 pub use machine::{AccessArgs, PlacementArgs, ThreadArgs};
+pub use saved::{SavedArgs, Saving};
 pub use session::{CacheTypeName, NumericsName, SessionArgs};
 
 use crate::catalogue;
@@ -96,6 +100,27 @@ impl ReadingArgs {
     }
 }
 
+/// How one text is continued: with what, for how long, in which form.
+#[derive(Debug, clap::Args)]
+pub struct ContinueArgs {
+    #[command(flatten)]
+    pub generation: GenerationArgs,
+    #[command(flatten)]
+    pub shift: ShiftArgs,
+    #[command(flatten)]
+    pub draft: DraftArgs,
+    #[command(flatten)]
+    pub form: FormArgs,
+    #[command(flatten)]
+    pub saved: SavedArgs,
+    #[command(flatten)]
+    pub model: ModelArgs,
+    #[command(flatten)]
+    pub session: SessionArgs,
+    #[command(flatten)]
+    pub sampling: SamplingArgs,
+}
+
 /// Flags of llama.cpp that people type out of habit and that change nothing here.
 #[derive(Debug, clap::Args)]
 pub struct HabitArgs {
@@ -119,7 +144,8 @@ impl HabitArgs {
 
 /// llama.cpp's options of one dash and several letters as long ones; everything else as it is.
 pub fn with_long_names(args: impl Iterator<Item = std::ffi::OsString>) -> Vec<std::ffi::OsString> {
-    const LONG: [(&str, &str); 16] = [
+    const LONG: [(&str, &str); 17] = [
+        ("-jf", "--json-schema-file"),
         ("-np", "--parallel"),
         ("-pg", "--pg"),
         ("-tb", "--threads-batch"),

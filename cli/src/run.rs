@@ -4,21 +4,20 @@
 
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
-use crate::options::{
-    DraftArgs, GenerationArgs, ModelArgs, PromptArgs, SamplingArgs, SessionArgs, count, usage,
-};
+use crate::options::{ContinueArgs, PromptArgs, SavedArgs, Saving, count, usage};
 use crate::statistics::{negative_log, top_tokens};
 use anyhow::Result;
 use gable_kernels::Kernels;
 use gable_model::RunError;
 use gable_model::generate::{Drawn, GenerateOptions, GenerateStats, StopReason, generate, generate_with};
 use gable_model::sampler::Sampler;
+use gable_model::session::Session;
 use gable_model::speculate::SpeculationCounts;
 use gable_model::tokenizer::{EncodeOptions, Tokenizer};
 use std::cell::RefCell;
 use std::io::Write;
 use std::ops::ControlFlow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 /// Options of `gable run`.
 #[derive(Debug, clap::Args)]
@@ -26,6 +25,8 @@ use std::time::Duration;
   gable run 'The capital of France is'
   gable run -m model.gguf -n 64 --temp 0 -f prompt.txt
   gable run --draft 16 -f code.rs
+  gable run -m qwen2.5-coder --fim-prefix 'fn add(a: i32, b: i32) -> i32 {' --fim-suffix '}' -n 32
+  gable run -j '{\"type\": \"array\", \"items\": {\"type\": \"integer\"}}' 'Three primes as JSON: '
   gable run --temp 0 -n 8 --logprobs 5 'My teacher was Professor'
   echo 'Once upon a time' | gable run -")]
 pub struct RunArgs {
@@ -43,58 +44,80 @@ pub struct RunArgs {
     /// Prints one JSON object in the end instead of the text: the text, why it ended, token counts, seconds, the seed
     #[arg(long, conflicts_with = "logprobs", help_heading = "Prompt")]
     json: bool,
+    /// Writes what stands between this text and --fim-suffix, with a coder model, and prints that alone
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["text", "prompt", "file"], allow_hyphen_values = true,
+        help_heading = "Prompt")]
+    fim_prefix: Option<String>,
+    /// What comes behind the gap
+    #[arg(long, value_name = "TEXT", conflicts_with_all = ["text", "prompt", "file"], allow_hyphen_values = true,
+        help_heading = "Prompt")]
+    fim_suffix: Option<String>,
     #[command(flatten)]
-    generation: GenerationArgs,
-    #[command(flatten)]
-    draft: DraftArgs,
-    #[command(flatten)]
-    model: ModelArgs,
-    #[command(flatten)]
-    session: SessionArgs,
-    #[command(flatten)]
-    sampling: SamplingArgs,
+    how: ContinueArgs,
 }
 
 /// Runs the command.
 pub fn run(args: &RunArgs) -> Result<()> {
-    args.session.threads.placement.pin()?;
-    let mut config = args.sampling.config()?;
-    let Some(prompt) = args.prompt.read()? else {
+    let how = &args.how;
+    how.session.threads.placement.pin()?;
+    let mut config = how.sampling.config()?;
+    let gap = args.fim_prefix.is_some() || args.fim_suffix.is_some();
+    let prompt = if gap { None } else { args.prompt.read()? };
+    if prompt.is_none() && !gap {
         return Err(usage("no prompt; write it after the options, with -p, or with -f FILE"));
-    };
+    }
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
-    let model = args.model.open_to_run()?;
+    let model = how.model.open_to_run()?;
     let tokenizer = model.tokenizer();
-    args.generation.ban_end(&mut config, tokenizer);
+    how.generation.ban_end(&mut config, tokenizer);
     let seed = config.seed;
     let mut sampler = Sampler::new(config, model.config().vocab_size)?;
-    let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
-    let ids = encode_open(tokenizer, &prompt, encode)?;
-    let mut session = args.session.session(&model, args.draft.max_logits())?;
+    how.form.constrain(&mut sampler, tokenizer)?;
+    let (prompt, ids) = match prompt {
+        Some(prompt) => {
+            let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
+            let ids = encode_open(tokenizer, &prompt, encode)?;
+            (prompt, ids)
+        }
+        None => {
+            let text = |text: &Option<String>| args.prompt.unescaped(text.as_deref().unwrap_or_default());
+            let ids = tokenizer.encode_gap(&text(&args.fim_prefix), &text(&args.fim_suffix))?;
+            let pieces = ids.iter().map(|&id| String::from_utf8_lossy(tokenizer.piece(id)));
+            (pieces.collect(), ids)
+        }
+    };
+    let mut session = how.session.session(&model, how.draft.max_logits())?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
     if ids.len() > session.max_positions() {
         // Before the prompt is printed: nothing will follow it.
         return Err(RunError::ContextFull { needed: ids.len(), max: session.max_positions() }.into());
     }
-    say(&format!("{}: {}, seed {seed}", model.name(), args.session.features(kernels)));
+    say(&format!("{}: {}, seed {seed}", model.name(), how.session.features(kernels)));
+    let note = how.saved.restore(&mut session)?;
+    let Some(read) = read_ahead(&how.saved, &note, &mut session, &mut sampler, &ids, &interrupt)? else {
+        return Err(Interrupted.into());
+    };
 
     let mut out = Checked::new();
-    let options = GenerateOptions { draft: args.draft.draft, ..args.generation.options() };
+    let shift = how.shift.keep(ids.len(), session.max_positions())?;
+    let options = GenerateOptions { draft: how.draft.draft, shift, ..how.generation.options() };
     let mut text = String::new();
     let (stats, pressed) = match args.logprobs {
         None if args.json => interrupt.during(|| {
-            generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |piece| {
+            generate(&mut session, tokenizer, &mut sampler, read.left, &options, &mut |piece| {
                 text.push_str(piece);
                 ControlFlow::Continue(())
             })
         }),
         None => {
-            if !args.no_display_prompt {
+            if !args.no_display_prompt && !gap {
                 let _ = out.write(&prompt);
             }
             let done = interrupt.during(|| {
-                generate(&mut session, tokenizer, &mut sampler, &ids, &options, &mut |text| out.write(text))
+                generate(&mut session, tokenizer, &mut sampler, read.left, &options, &mut |text| {
+                    out.write(text)
+                })
             });
             let _ = out.write("\n");
             done
@@ -106,7 +129,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
                 &mut session,
                 tokenizer,
                 &mut sampler,
-                &ids,
+                read.left,
                 &options,
                 &mut |_| write(""),
                 &mut |drawn| {
@@ -116,16 +139,63 @@ pub fn run(args: &RunArgs) -> Result<()> {
             )
         }),
     };
-    let stats = stats?;
+    let mut stats = stats?;
+    stats.prompt_tokens = stats.prompt_tokens.saturating_add(read.tokens);
+    stats.prompt_time = stats.prompt_time.saturating_add(read.time);
+    if how.saved.saving() == Saving::All {
+        how.saved.save(&session, &note)?;
+    }
     if args.json {
         let _ = out.write(&json_line(&prompt, &text, seed, &stats));
     }
     out.finish()?;
     say_timings(&stats);
     if stats.stop == StopReason::ContextFull {
-        say(&format!("the context of {} tokens is full; -c makes it longer", session.max_positions()));
+        say(&format!(
+            "the context of {} tokens is full; -c makes it longer, --context-shift goes on",
+            session.max_positions()
+        ));
     }
     if pressed { Err(Interrupted.into()) } else { Ok(()) }
+}
+
+/// What was read of a prompt before the generation, and what is left of it.
+struct ReadAhead<'i> {
+    left: &'i [u32],
+    tokens: usize,
+    time: Duration,
+}
+
+/// Forgets what a restored session does not have in common with the prompt. If the session is to be saved with the prompt
+/// alone, all but its last token are read here. Nothing if somebody pressed Ctrl-C.
+fn read_ahead<'i>(
+    saved: &SavedArgs,
+    note: &[u8],
+    session: &mut Session,
+    sampler: &mut Sampler,
+    ids: &'i [u32],
+    interrupt: &Interrupt,
+) -> Result<Option<ReadAhead<'i>>> {
+    let common = session.keep_common(ids)?;
+    let (kept, new) = ids.split_at_checked(common).unwrap_or((&[], ids));
+    kept.iter().try_for_each(|&id| sampler.accept(id))?;
+    // If the file holds all but the last token, there is nothing new for it.
+    let Some((head, last)) = new
+        .split_at_checked(new.len().saturating_sub(1))
+        .filter(|(head, _)| saved.saving() == Saving::Prompt && !head.is_empty())
+    else {
+        return Ok(Some(ReadAhead { left: new, tokens: 0, time: Duration::ZERO }));
+    };
+    let start = Instant::now();
+    let (read, pressed) = interrupt.during(|| session.prefill(head).map(|_| ()));
+    if pressed {
+        return Ok(None);
+    }
+    read?;
+    let time = start.elapsed();
+    head.iter().try_for_each(|&id| sampler.accept(id))?;
+    saved.save(session, note)?;
+    Ok(Some(ReadAhead { left: last, tokens: head.len(), time }))
 }
 
 /// What was asked, what came, and how fast.
@@ -174,6 +244,9 @@ pub fn say_timings(stats: &GenerateStats) {
     };
     line(stats.prompt_tokens, "prompt tokens processed", stats.prompt_tokens, stats.prompt_time);
     line(stats.generated_tokens, "tokens generated", stats.decoded_tokens, stats.decode_time);
+    if stats.shifts > 0 {
+        say(&format!("{:>5} times the context was full and shifted", stats.shifts));
+    }
     let SpeculationCounts { passes, guessed, right } = stats.speculation;
     if guessed > 0 {
         say(&format!("{guessed:>5} tokens guessed, {right} of them right, in {passes} passes"));

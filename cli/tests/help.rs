@@ -56,6 +56,8 @@ fn help_fits_into_a_narrow_terminal() {
 #[test]
 fn help_texts_are_as_they_were_looked_at() {
     for command in [
+        "run",
+        "chat",
         "batch",
         "bench",
         "profile",

@@ -5,10 +5,17 @@
 
 use gable_kernels::gemm::{Epilogue, Phase};
 use gable_kernels::quant::{Activations, Format, Forms, QuantWeights, quantize_weights};
-use gable_kernels::{Kernels, MatMut, Team};
+use gable_kernels::{Kernels, MatMut, Pool, Team};
 use gable_model::chat_template::{ChatTemplate, Message};
+use gable_model::constraint::Grammars;
 use gable_model::gguf::Gguf;
+use gable_model::model::{Model, OpenOptions};
+use gable_model::session::{Session, SessionOptions};
+use gable_model::session_file::checksum;
 use gable_model::tokenizer::{EncodeOptions, Tokenizer, VocabSource};
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 /// A target and its name, which is also the name of its corpus folder.
 pub type Target = (&'static str, fn(&[u8]));
@@ -20,6 +27,8 @@ pub const TARGETS: &[Target] = &[
     ("chat_template", chat_template),
     ("gemm_vs_reference", gemm_vs_reference),
     ("quantize_roundtrip", quantize_roundtrip),
+    ("session_restore", session_restore),
+    ("grammar", grammar),
 ];
 
 /// Any bytes are a model file or an error, and every tensor lies inside the file.
@@ -58,6 +67,79 @@ pub fn tokenizer(data: &[u8]) {
     let tokenizer = Tokenizer::from_vocab(source, None).expect("all bytes are a vocabulary");
     let ids = tokenizer.encode(&text, EncodeOptions::default()).expect("short texts can be encoded");
     assert_eq!(tokenizer.decode(&ids), text);
+}
+
+/// Any bytes are a saved session or an error that changes nothing; so is a real one with edits: the input's first two bytes
+/// say how much is cut off its end, each further four where a byte is set and to what. With the checksum that there is, and
+/// with one that fits.
+pub fn session_restore(data: &[u8]) {
+    static SESSION: Mutex<Option<(Session, Vec<u8>)>> = Mutex::new(None);
+    // A failed assertion is reported by the input that caused it.
+    let mut session = SESSION.lock().unwrap_or_else(PoisonError::into_inner);
+    let (session, saved) = session.get_or_insert_with(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/mistral/model.gguf");
+        let model = Model::open(&path, &OpenOptions::default()).expect("a fixture");
+        let options = SessionOptions { batch: 8, ..SessionOptions::new(Kernels::best(), 100) };
+        let mut session =
+            Session::new(Arc::new(model), Arc::new(Pool::new(1)), options).expect("a small session");
+        session.prefill(&[9; 90]).expect("90 tokens fit");
+        let mut saved = Vec::new();
+        session.save(b"a note", &mut saved).expect("memory takes it");
+        (session, saved)
+    });
+    let mut edited = saved.clone();
+    if let Some((cut, edits)) = data.split_first_chunk::<2>() {
+        edited.truncate(edited.len().saturating_sub(usize::from(u16::from_le_bytes(*cut))));
+        for [low, high, times, value] in edits.as_chunks::<4>().0 {
+            let at = usize::from(u16::from_le_bytes([*low, *high])) * (1 + usize::from(*times));
+            if let Some(byte) = edited.get_mut(at) {
+                *byte = *value;
+            }
+        }
+    }
+    session.truncate(0).expect("nothing can be kept of any session");
+    session.prefill(&[5, 6]).expect("two tokens fit");
+    for file in [sealed(data), sealed(&edited), data.to_vec(), edited] {
+        let before = session.tokens().to_vec();
+        match session.restore(&file) {
+            Ok(_) => assert!(session.tokens().len() <= 100),
+            Err(_) => assert_eq!(session.tokens(), before),
+        }
+        if session.tokens().len() < 100 {
+            session.decode(7).expect("whatever was restored can be gone on from");
+        }
+    }
+}
+
+/// The bytes of a saved session with a checksum that fits.
+fn sealed(file: &[u8]) -> Vec<u8> {
+    let mut file = file.to_vec();
+    if let Some(body) = file.len().checked_sub(8) {
+        let sum = checksum(&file[..body]);
+        file[body..].copy_from_slice(&sum.to_le_bytes());
+    }
+    file
+}
+
+/// Any text is a grammar, of which some token can come next, or an error.
+pub fn grammar(data: &[u8]) {
+    static GRAMMARS: OnceLock<Grammars> = OnceLock::new();
+    let grammars = GRAMMARS.get_or_init(|| {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../model/tests/fixtures/llama/model.gguf");
+        let model = Model::open(&path, &OpenOptions::default()).expect("a fixture");
+        Grammars::new(model.tokenizer()).expect("a small vocabulary")
+    });
+    let text = String::from_utf8_lossy(data);
+    for constraint in [grammars.gbnf(&text), grammars.lark(&text), grammars.json_schema(&text)] {
+        let Ok(mut constraint) = constraint else { continue };
+        for _ in 0..8 {
+            let Ok(allowed) = constraint.allowed() else { break };
+            let token = allowed.iter().next().expect("a set that is not empty");
+            if constraint.is_complete() || constraint.advance(token).is_err() {
+                break;
+            }
+        }
+    }
 }
 
 /// Any template compiles and renders within its bounds, or is refused.

@@ -37,7 +37,7 @@ pub struct Request {
     pub prompt: Vec<u32>,
     /// Draws its tokens, and nobody else's.
     pub sampler: Sampler,
-    /// When to stop; nothing is guessed here.
+    /// When to stop; nothing is guessed and nothing shifted here.
     pub options: GenerateOptions,
 }
 
@@ -278,6 +278,9 @@ impl Live {
         });
         if let ControlFlow::Break(reason) = taken {
             return ControlFlow::Break(Ok(reason));
+        }
+        if sampler.is_complete() {
+            return ControlFlow::Break(Ok(StopReason::GrammarEnd));
         }
         if self.len >= engine.max_positions {
             return ControlFlow::Break(Ok(StopReason::ContextFull));

@@ -27,7 +27,8 @@ pub(crate) struct Engine {
     pub(crate) max_positions: usize,
     /// Rows with logits at most.
     pub(crate) max_logits: usize,
-    keep_all: bool,
+    /// Whether what sliding windows have left behind is kept.
+    pub(crate) keep_all: bool,
     prompt_threads: usize,
     decode_threads: usize,
     cancel: Option<Arc<AtomicBool>>,

@@ -76,6 +76,16 @@ pub enum LoadError {
     /// The chat template does not compile.
     #[error("chat template: {0}")]
     Template(String),
+    /// A saved session that does not go with this one, or is damaged.
+    #[error("the saved session's {what} is {found}; needed: {needed}")]
+    OtherSession {
+        /// What differs.
+        what: &'static str,
+        /// What the file says.
+        found: String,
+        /// What the session has.
+        needed: String,
+    },
     /// The system gives no threads.
     #[error("could not start {n} threads: {reason}; ask for fewer")]
     Threads {
@@ -154,6 +164,9 @@ pub enum RunError {
         /// What is accepted.
         allowed: &'static str,
     },
+    /// A grammar or schema that cannot be read, or a text that cannot go on as it asks.
+    #[error("grammar: {0}")]
+    Grammar(String),
     /// A text that cannot be tokenized.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -35,11 +35,14 @@ pub struct GenerateOptions {
     /// none. The text is the same. The session must have room for the logits of one more
     /// ([`SessionOptions::max_logits`](crate::session::SessionOptions::max_logits)), or fewer are guessed.
     pub draft: usize,
+    /// Where there is no room for another token: [forgets](Session::shift) half of what follows this many first tokens, and
+    /// goes on. Without it, generation ends there.
+    pub shift: Option<usize>,
 }
 
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
-        GenerateOptions { max_tokens: usize::MAX, stop: Vec::new(), ignore_eos: false, draft: 0 }
+        GenerateOptions { max_tokens: usize::MAX, stop: Vec::new(), ignore_eos: false, draft: 0, shift: None }
     }
 }
 
@@ -58,6 +61,8 @@ pub enum StopReason {
     EndOfText,
     /// A stop string would have come next.
     StopString,
+    /// The text is complete, by the [constraint](crate::constraint) of the sampler: nothing can follow it.
+    GrammarEnd,
     /// As many tokens as were asked for.
     MaxTokens,
     /// No room for another token.
@@ -79,7 +84,9 @@ pub struct GenerateStats {
     pub decoded_tokens: usize,
     /// The passes that they came out of, and guesses.
     pub speculation: SpeculationCounts,
-    /// How long those passes took, sampling included.
+    /// How often the context was shifted.
+    pub shifts: usize,
+    /// How long those passes took, sampling and shifts included.
     pub decode_time: Duration,
     /// Why it ended.
     pub stop: StopReason,
@@ -146,6 +153,7 @@ pub fn generate_with(
         generated_tokens: 0,
         decoded_tokens: 0,
         speculation: SpeculationCounts::default(),
+        shifts: 0,
         decode_time: Duration::ZERO,
         stop: StopReason::MaxTokens,
     };
@@ -171,8 +179,17 @@ pub fn generate_with(
         if let ControlFlow::Break(reason) = reply.take(token, tokenizer, options, on_text) {
             break Ok(reason);
         }
+        if sampler.is_complete() {
+            break Ok(StopReason::GrammarEnd);
+        }
         if speculation.len(session) >= session.max_positions() {
-            break Ok(StopReason::ContextFull);
+            let Some(keep) = options.shift else { break Ok(StopReason::ContextFull) };
+            let shifted = speculation.end(session).and_then(|()| session.shift(keep));
+            match uncancelled(shifted) {
+                Ok(Some(_)) => stats.shifts = stats.shifts.saturating_add(1),
+                Ok(None) => break Ok(StopReason::Interrupted),
+                Err(error) => break Err(error),
+            }
         }
         let drawn = match uncancelled(speculation.decode(session, token)) {
             Ok(Some(logits)) => draw(sampler, logits),

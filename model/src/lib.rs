@@ -1,10 +1,19 @@
 //! Transformers on the CPU, from mapped files.
+//!
+//! A [`Model`](model::Model) is a checked file, a [`Session`](session::Session) one text in the making with its memory, a
+//! [`Sampler`](sampler::Sampler) draws tokens, and [`generate`](generate::generate) is the loop around them;
+//! `examples/generate.rs` is a program of twenty lines. Into the loop reach
+//! [`Sampler::set_logits_hook`](sampler::Sampler::set_logits_hook) (logits before they are drawn from),
+//! [`Sampler::constrain`](sampler::Sampler::constrain) (schemas and grammars) and
+//! [`Session::set_cancel`](session::Session::set_cancel). [`Session::save`](session::Session::save) keeps a session in a
+//! file, a [`BatchDecoder`](batch::BatchDecoder) continues many texts at once.
 #![deny(unsafe_code)]
 
 pub mod arch;
 pub mod batch;
 pub mod chat_template;
 pub mod config;
+pub mod constraint;
 mod engine;
 pub mod error;
 mod file_kind;
@@ -24,6 +33,7 @@ pub mod safetensors;
 pub mod sampler;
 pub mod scratch;
 pub mod session;
+pub mod session_file;
 pub mod speculate;
 pub mod tensor_table;
 pub mod timeline;

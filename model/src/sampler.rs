@@ -6,7 +6,8 @@
 //! penalties ; top_k ; top_p ; min_p ; temperature
 //! ```
 //!
-//! preceded by the logit biases and followed by the draw. Each stage narrows the list or changes its logits:
+//! preceded by the logit biases and followed by the draw. A [`Constraint`] comes before all: what it does not allow is no
+//! candidate. Each stage narrows the list or changes its logits:
 //!
 //! - *penalties* look at the last `repeat_last_n` tokens: a logit of a token that occurs `n` times there is divided
 //!   by `repeat_penalty` if positive and multiplied by it if not, then lowered by `n * frequency_penalty +
@@ -34,10 +35,26 @@ mod stages;
 pub use config::{SamplerConfig, Stage};
 
 use crate::RunError;
+use crate::constraint::Constraint;
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use stages::Candidate;
 use std::collections::VecDeque;
+
+/// What a user of the library does to the logits before anything else.
+type LogitsHook = Box<dyn FnMut(&mut [f32]) + Send>;
+
+/// A hook and the logits that it is given, since those of a session are not to be written.
+struct Hooked {
+    hook: LogitsHook,
+    logits: Vec<f32>, // [vocab_size]
+}
+
+impl std::fmt::Debug for Hooked {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Hooked").finish_non_exhaustive()
+    }
+}
 
 /// Draws tokens; see the [module](self) for what and how.
 #[derive(Debug)]
@@ -53,6 +70,8 @@ pub struct Sampler {
     recent: VecDeque<u32>,
     /// How often a token occurs in `recent`; empty where no penalty asks.
     counts: Vec<u32>, // [vocab_size]
+    constraint: Option<Constraint>,
+    hooked: Option<Hooked>,
     rng: ChaCha12Rng,
 }
 
@@ -86,9 +105,39 @@ impl Sampler {
             scratch: Vec::with_capacity(vocab_size),
             recent: VecDeque::with_capacity(remembers),
             counts: if remembers > 0 { vec![0; vocab_size] } else { Vec::new() },
+            constraint: None,
+            hooked: None,
             rng: ChaCha12Rng::from_seed(seed),
             config,
         })
+    }
+
+    /// Draws only what the constraint allows from now on, and moves it on with every [`sample`](Sampler::sample);
+    /// [`forget`](Sampler::forget) begins a new text.
+    ///
+    /// A bit set of the vocabulary is made for each draw, a 32nd of the logits' size, and nothing of the size of the logits.
+    pub fn constrain(&mut self, constraint: Constraint) {
+        self.constraint = Some(constraint);
+    }
+
+    /// Lets `hook` change the logits of every draw, `[vocab_size]`, before biases, a constraint and all stages: `-inf` rules
+    /// a token out. What other observers of a generation are shown stays as the model computed it.
+    ///
+    /// ```
+    /// use gable_model::sampler::{Sampler, SamplerConfig};
+    /// let mut sampler = Sampler::new(SamplerConfig::greedy(), 3)?;
+    /// sampler.set_logits_hook(|logits| logits[1] = f32::NEG_INFINITY);
+    /// assert_eq!(sampler.sample(&[0.0, 9.0, 1.0])?, 2);
+    /// # Ok::<(), gable_model::RunError>(())
+    /// ```
+    pub fn set_logits_hook(&mut self, hook: impl FnMut(&mut [f32]) + Send + 'static) {
+        let logits = Vec::with_capacity(self.vocab_size);
+        self.hooked = Some(Hooked { hook: Box::new(hook), logits });
+    }
+
+    /// Whether a constraint is satisfied by what was drawn and allows nothing more.
+    pub fn is_complete(&self) -> bool {
+        self.constraint.as_ref().is_some_and(Constraint::is_complete)
     }
 
     /// The options it was made with.
@@ -121,16 +170,28 @@ impl Sampler {
         Ok(())
     }
 
-    /// Forgets the noted tokens; the stream of random numbers goes on.
+    /// Forgets the noted tokens and begins a constraint anew; the stream of random numbers goes on.
     pub fn forget(&mut self) {
+        if let Some(constraint) = &mut self.constraint {
+            constraint.restart();
+        }
         self.recent.clear();
         self.counts.fill(0);
     }
 
     /// Draws one token. `logits` is `[vocab_size]`. `-inf` rules a token out; `+inf` rules out all that have less.
     ///
-    /// Errors: a NaN, another number of logits than the vocabulary has, nothing but `-inf`.
+    /// Errors: a NaN (of a token that is allowed), another number of logits than the vocabulary has, nothing but `-inf`,
+    /// nothing that goes on with a constraint.
     pub fn sample(&mut self, logits: &[f32]) -> Result<u32, RunError> {
+        let token = self.draw(logits)?;
+        if let Some(constraint) = &mut self.constraint {
+            constraint.advance(token)?;
+        }
+        Ok(token)
+    }
+
+    fn draw(&mut self, logits: &[f32]) -> Result<u32, RunError> {
         self.load(logits)?;
         if self.config.temperature == 0.0 {
             // The narrowing stages keep the most likely one, so only the penalties matter.
@@ -178,18 +239,44 @@ impl Sampler {
         if logits.len() != self.vocab_size {
             return Err(RunError::LogitsLength { found: logits.len(), vocab_size: self.vocab_size });
         }
+        let logits = match &mut self.hooked {
+            Some(Hooked { hook, logits: own }) => {
+                own.clear();
+                own.extend_from_slice(logits);
+                hook(own);
+                own.as_slice()
+            }
+            None => logits,
+        };
         self.candidates.clear();
         let mut biases = self.biases.iter().peekable();
-        for (id, &logit) in (0u32..).zip(logits) {
+        let candidates = &mut self.candidates;
+        let mut load = |id: u32, logit: f32| {
             if logit.is_nan() {
                 return Err(RunError::NanLogits { id });
             }
+            while biases.next_if(|(biased, _)| *biased < id).is_some() {}
             let logit = match biases.next_if(|(biased, _)| *biased == id) {
                 Some((_, bias)) => biased(logit, *bias),
                 None => logit,
             };
             if logit > f32::NEG_INFINITY {
-                self.candidates.push(Candidate { logit: logit + 0.0, id }); // -0 becomes +0: they are equal
+                candidates.push(Candidate { logit: logit + 0.0, id }); // -0 becomes +0: they are equal
+            }
+            Ok(())
+        };
+        match &mut self.constraint {
+            None => (0u32..).zip(logits).try_for_each(|(id, logit)| load(id, *logit))?,
+            Some(constraint) => {
+                let mut loaded = Ok(());
+                constraint.allowed()?.each(|id| {
+                    // Vocabularies may be larger than the matrix that gives the logits.
+                    let logit = usize::try_from(id).ok().and_then(|id| logits.get(id));
+                    if let (Ok(()), Some(logit)) = (&loaded, logit) {
+                        loaded = load(id, *logit);
+                    }
+                });
+                loaded?;
             }
         }
         if self.candidates.is_empty() { Err(RunError::NoCandidate) } else { Ok(()) }

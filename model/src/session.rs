@@ -209,6 +209,49 @@ impl Session {
         }
     }
 
+    /// Makes room: forgets the older half of what follows the first `keep` tokens, and gives how many that were.
+    ///
+    /// What is left is read again as if it were a prompt, since its positions change and the keys of the cache are turned
+    /// by them. The session is then exactly one that has read the tokens that are left and nothing else.
+    ///
+    /// # Errors
+    /// [`RunError::Option`] if fewer than two tokens follow the first `keep`; what a pass can fail with, or be cancelled
+    /// by: the session holds part of what is left then.
+    pub fn shift(&mut self, keep: usize) -> Result<usize, RunError> {
+        let Some(rest) = remaining(&self.tokens, keep) else {
+            let (found, allowed) = (keep.to_string(), "at least two less than there are in the context");
+            return Err(RunError::Option { name: "number of tokens to keep", found, allowed });
+        };
+        let dropped = self.tokens.len().saturating_sub(rest.len());
+        let common = self.keep_common(&rest)?;
+        let (_, unread) = rest.split_at_checked(common).unwrap_or_default();
+        self.prefill(unread)?;
+        Ok(dropped)
+    }
+
+    /// What the session computes with, and its place in the cache.
+    pub(crate) fn engine(&self) -> (&Engine, SequenceId) {
+        (&self.engine, self.sequence)
+    }
+
+    /// The same, to put something into the cache, which [`set_tokens`](Session::set_tokens) is to follow.
+    pub(crate) fn engine_mut(&mut self) -> (&mut Engine, SequenceId) {
+        (&mut self.engine, self.sequence)
+    }
+
+    /// The tokens that the cache now holds, `max_positions` at most.
+    pub(crate) fn set_tokens(&mut self, tokens: &[u32]) {
+        self.tokens.clear();
+        self.tokens.extend_from_slice(tokens);
+    }
+
+    /// Forgets all.
+    pub(crate) fn clear(&mut self) {
+        // An empty sequence can always be had, and the session has one that lives.
+        let _ = self.engine.cache.truncate(self.sequence, 0);
+        self.tokens.clear();
+    }
+
     /// One batch; the session is as before if it fails.
     fn pass(
         &mut self,
@@ -223,4 +266,12 @@ impl Session {
         self.tokens.extend_from_slice(tokens);
         Ok(())
     }
+}
+
+/// The first `keep` tokens, and of the others the younger half (one more, if their number is odd). Nothing if there are
+/// fewer than two others.
+pub fn remaining(tokens: &[u32], keep: usize) -> Option<Vec<u32>> {
+    let (kept, rest) = tokens.split_at_checked(keep)?;
+    let (dropped, younger) = rest.split_at_checked(rest.len() / 2)?;
+    (!dropped.is_empty()).then(|| [kept, younger].concat())
 }

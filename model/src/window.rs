@@ -60,6 +60,6 @@ fn windows(config: &ModelConfig) -> impl Iterator<Item = (usize, usize)> {
 }
 
 /// The first position that a row at `position` attends to.
-fn first_key(position: usize, window: usize) -> usize {
+pub(crate) fn first_key(position: usize, window: usize) -> usize {
     position.saturating_add(1).saturating_sub(window)
 }

@@ -307,3 +307,25 @@ fn the_k_likeliest_are_those_of_a_full_sort_ties_and_all() {
         }
     }
 }
+
+#[test]
+fn a_hook_changes_what_is_drawn_before_biases_and_sees_every_draw() {
+    let mut drawn = sampler(SamplerConfig { logit_bias: vec![(3, 1.0)], ..SamplerConfig::greedy() }, 4);
+    let logits = [5.0, 4.0, 3.0, 2.5];
+    assert_eq!(drawn.sample(&logits).unwrap(), 0);
+    let (sender, seen) = std::sync::mpsc::channel();
+    let mut calls = 0;
+    drawn.set_logits_hook(move |logits| {
+        sender.send(logits.to_vec()).unwrap();
+        logits[calls] = f32::NEG_INFINITY;
+        calls += 1;
+    });
+    // What the hook did to one draw's logits is gone at the next.
+    assert_eq!([0; 3].map(|_| drawn.sample(&logits).unwrap()), [1, 0, 0]);
+    assert_eq!(seen.try_iter().collect::<Vec<_>>(), vec![logits.to_vec(); 3]);
+    let mut biased = sampler(SamplerConfig { logit_bias: vec![(3, 3.0)], ..SamplerConfig::greedy() }, 4);
+    biased.set_logits_hook(|logits| logits[3] = 2.1);
+    assert_eq!(biased.sample(&logits).unwrap(), 3, "the bias comes on top of it");
+    biased.set_logits_hook(|logits| logits.fill(f32::NAN));
+    assert!(matches!(biased.sample(&logits), Err(RunError::NanLogits { .. })));
+}

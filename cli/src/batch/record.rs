@@ -4,12 +4,14 @@ use crate::chat::prompt::{Form, template};
 use anyhow::{Context, Result, bail};
 use gable_model::batch::Request;
 use gable_model::chat_template::Message;
+use gable_model::constraint::{Constraint, Grammars};
 use gable_model::generate::GenerateOptions;
 use gable_model::model::Model;
 use gable_model::sampler::{Sampler, SamplerConfig};
 use gable_model::tokenizer::EncodeOptions;
-use serde_json::{Map, Value};
+use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha256};
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -76,6 +78,8 @@ pub struct Requests<'a> {
     form: Option<Form>,
     sampling: SamplerConfig,
     options: GenerateOptions,
+    /// Made when the first record asks for a form.
+    grammars: OnceCell<Grammars>,
 }
 
 impl<'a> Requests<'a> {
@@ -84,7 +88,7 @@ impl<'a> Requests<'a> {
         let source = model.chat_template();
         let form =
             source.map(|source| template(source, model.tokenizer()).map(|t| Form::Template(Box::new(t))));
-        Ok(Requests { model, form: form.transpose()?, sampling, options })
+        Ok(Requests { model, form: form.transpose()?, sampling, options, grammars: OnceCell::new() })
     }
 
     /// What answers name as the model.
@@ -117,8 +121,35 @@ impl<'a> Requests<'a> {
             None => bail!("url is {:?}; allowed: /v1/chat/completions, /v1/completions", record.url),
         };
         let config = self.sampling(body, &record.custom_id)?;
-        let sampler = Sampler::new(config, self.model.config().vocab_size)?;
+        let mut sampler = Sampler::new(config, self.model.config().vocab_size)?;
+        if let Some(form) = self.response_format(body)? {
+            sampler.constrain(form);
+        }
         Ok(Request { id, prompt, sampler, options: self.options(body)? })
+    }
+
+    /// What form the answer is to have, if any.
+    fn response_format(&self, body: &Map<String, Value>) -> Result<Option<Constraint>> {
+        let Some(format) = body.get("response_format").filter(|format| !format.is_null()) else {
+            return Ok(None);
+        };
+        let schema = match format.get("type").and_then(Value::as_str) {
+            Some("text") => return Ok(None),
+            Some("json_object") => json!({ "type": "object" }),
+            Some("json_schema") => {
+                let schema = format.get("json_schema").and_then(|s| s.get("schema")).cloned();
+                schema.context("response_format: json_schema has no schema")?
+            }
+            _ => bail!("response_format.type is none of text, json_object, json_schema"),
+        };
+        let grammars = match self.grammars.get() {
+            Some(grammars) => grammars,
+            None => {
+                let grammars = Grammars::new(self.model.tokenizer())?;
+                self.grammars.get_or_init(|| grammars)
+            }
+        };
+        Ok(Some(grammars.json_schema_value(schema)?))
     }
 
     fn sampling(&self, body: &Map<String, Value>, custom_id: &str) -> Result<SamplerConfig> {
@@ -178,6 +209,7 @@ impl<'a> Requests<'a> {
                     | "presence_penalty"
                     | "frequency_penalty"
                     | "logit_bias"
+                    | "response_format"
                     | "user"
                     | "metadata"
                     | "store"

@@ -36,7 +36,12 @@ impl PromptArgs {
             (None, Some(path)) => Some(read_text(path)?),
             (None, None) => None,
         };
-        Ok(text.map(|text| if self.escape { unescape(&text) } else { text }))
+        Ok(text.map(|text| self.unescaped(&text)))
+    }
+
+    /// A text from the command line with its escapes read, if that was asked for.
+    pub fn unescaped(&self, text: &str) -> String {
+        if self.escape { unescape(text) } else { text.to_owned() }
     }
 }
 
@@ -187,7 +192,7 @@ impl GenerationArgs {
             max_tokens: usize::try_from(self.n_predict).unwrap_or(usize::MAX),
             stop: self.reverse_prompt.clone(),
             ignore_eos: self.ignore_eos,
-            draft: 0,
+            ..GenerateOptions::default()
         }
     }
 
@@ -213,6 +218,46 @@ impl DraftArgs {
     /// Rows of logits that a session must give at once: the guesses' and the drawn token's.
     pub fn max_logits(&self) -> usize {
         self.draft.saturating_add(1)
+    }
+}
+
+/// What happens when the context is full.
+#[derive(Debug, clap::Args)]
+#[command(next_help_heading = "Generation")]
+pub struct ShiftArgs {
+    /// Goes on when the context is full: forgets the older half of what follows the first --keep tokens, and reads the rest
+    /// again
+    #[arg(long)]
+    context_shift: bool,
+    /// Ends there, as without either
+    #[arg(long, hide = true, conflicts_with = "context_shift")]
+    no_context_shift: bool,
+    /// Tokens at the beginning that a shift keeps; -1 for the (first) prompt
+    #[arg(
+        long,
+        value_name = "N",
+        default_value_t = 0,
+        allow_negative_numbers = true,
+        requires = "context_shift"
+    )]
+    keep: i64,
+}
+
+impl ShiftArgs {
+    /// How many tokens are kept of a context of `max_positions` that begins with a prompt of `prompt`; nothing if it is
+    /// not to be shifted.
+    pub fn keep(&self, prompt: usize, max_positions: usize) -> Result<Option<usize>> {
+        if !self.context_shift {
+            return Ok(None);
+        }
+        let keep = usize::try_from(self.keep).unwrap_or(prompt);
+        let most = max_positions.saturating_sub(2);
+        if keep > most {
+            return Err(usage(format!(
+                "--keep is {keep} in a context of {max_positions}; allowed: up to {most}; -c makes it longer"
+            )));
+        }
+        Ok(Some(keep))
     }
 }
 

@@ -13,7 +13,8 @@
 //! * **truncate** shortens a sequence and gives back pages;
 //! * **fork** makes a sequence that shares another one's beginning; a shared page is copied when somebody appends to
 //!   it (only the last, partly filled page can be);
-//! * **release_before** gives back the pages of one layer that a sliding window has left behind.
+//! * **release_before** gives back the pages of one layer that a sliding window has left behind;
+//! * **export** and **import** (`transfer.rs`) copy positions out and in again, to keep them in a file.
 //!
 //! A layer's length is its own: within a forward pass the first layers are ahead of the last ones. All tables are
 //! allocated by [`KvCache::new`]; nothing here allocates afterwards.
@@ -79,8 +80,8 @@ struct LayerState {
 
 /// Keys and values of past positions, in pages. See the module.
 pub struct KvCache {
-    shape: CacheShape,
-    pages: Pages,
+    pub(super) shape: CacheShape,
+    pub(super) pages: Pages,
     /// `[max_sequences]`: odd while the sequence lives.
     generations: Vec<u32>,
     /// `[max_sequences][n_layers]`
@@ -293,7 +294,7 @@ impl KvCache {
     }
 
     /// The index of one layer of a living sequence.
-    fn layer_index(
+    pub(super) fn layer_index(
         &self,
         op: &'static str,
         sequence: SequenceId,
@@ -347,8 +348,13 @@ impl KvCache {
         }
     }
 
+    /// Makes an empty layer begin at a position, as if what lies before it had been given back.
+    pub(super) fn begin_at(&mut self, index: usize, first: usize) {
+        self.layers[index] = LayerState { len: first, released: first };
+    }
+
     /// Makes room for rows at the end of their sequences: every row has a page of its own afterwards. All or none.
-    fn make_room(&mut self, layer: usize, rows: &[CacheRow]) -> Result<(), KernelError> {
+    pub(super) fn make_room(&mut self, layer: usize, rows: &[CacheRow]) -> Result<(), KernelError> {
         const OP: &str = "append";
         for (i, row) in rows.iter().enumerate() {
             let checked = self.layer_index(OP, row.sequence, layer).and_then(|index| {

@@ -18,7 +18,7 @@
 //! * `pairs.rs`: the same by dot products of bf16, for units of up to 96 rows;
 //! * `plan.rs`: tiles, threads, merging;
 //! * `int8.rs`: the same over a cache of int8;
-//! * `kv_cache.rs`, `pages.rs`, `append.rs`: where keys and values live;
+//! * `kv_cache.rs`, `pages.rs`, `append.rs`, `transfer.rs`: where keys and values live;
 //! * `tap.rs`: a look at the scores and weights on the way.
 //!
 //! # One order
@@ -38,6 +38,7 @@ pub(crate) mod pairs;
 mod plan;
 mod tap;
 mod tile;
+mod transfer;
 
 pub(crate) use append::rows as cache_rows;
 pub use kv_cache::{CacheShape, KvCache, SequenceId};

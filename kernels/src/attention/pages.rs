@@ -54,7 +54,8 @@ impl CacheType {
         head_dim.saturating_mul(self.bytes()).saturating_add(self.scale_bytes(head_dim))
     }
 
-    fn bytes(self) -> usize {
+    /// Bytes of an element.
+    pub(super) fn bytes(self) -> usize {
         match self {
             CacheType::F32 => 4,
             CacheType::F16 | CacheType::Bf16 => 2,
@@ -191,7 +192,13 @@ impl Geometry {
     #[inline(always)]
     fn head_words<E: Element>(&self, page: PageId, head: usize) -> Range<usize> {
         assert!(E::TYPE == self.cache_type);
-        let head_words = (self.key_elements + self.value_elements) * size_of::<E>() / 4;
+        self.words_of_head(page, head, size_of::<E>())
+    }
+
+    /// The same for elements of `bytes`.
+    #[inline(always)]
+    fn words_of_head(&self, page: PageId, head: usize, bytes: usize) -> Range<usize> {
+        let head_words = (self.key_elements + self.value_elements) * bytes / 4;
         assert!((head + 1) * head_words <= self.page_words && page.index() < self.pages);
         let start = page.index() * self.page_words + head * head_words;
         start..start + head_words
@@ -296,6 +303,18 @@ impl Pages {
                 std::slice::from_raw_parts(values, self.geometry.value_elements),
             )
         }
+    }
+
+    /// The bytes of one head of a page, keys and then values, as they lie in memory.
+    pub(crate) fn head_bytes(&self, page: PageId, head: usize) -> &[u8] {
+        let words = self.geometry.words_of_head(page, head, self.geometry.cache_type.bytes());
+        bytemuck::cast_slice(&self.memory[words])
+    }
+
+    /// The same, to write.
+    pub(crate) fn head_bytes_mut(&mut self, page: PageId, head: usize) -> &mut [u8] {
+        let words = self.geometry.words_of_head(page, head, self.geometry.cache_type.bytes());
+        bytemuck::cast_slice_mut(&mut self.memory[words])
     }
 
     /// A handle through which several threads write heads of pages at once.

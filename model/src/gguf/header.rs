@@ -17,33 +17,33 @@ const MIN_TENSOR_BYTES: u64 = 8 + 1 + 4 + 4 + 8;
 
 /// A position in a byte string that moves forward by checked reads.
 #[derive(Debug, Clone)]
-pub(super) struct ByteReader<'a> {
+pub(crate) struct ByteReader<'a> {
     bytes: &'a [u8],
     at: usize,
 }
 
 impl<'a> ByteReader<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> ByteReader<'a> {
+    pub(crate) fn new(bytes: &'a [u8]) -> ByteReader<'a> {
         ByteReader { bytes, at: 0 }
     }
 
     /// Bytes read so far.
-    pub(super) fn at(&self) -> usize {
+    pub(crate) fn at(&self) -> usize {
         self.at
     }
 
     /// Bytes left.
-    pub(super) fn left(&self) -> usize {
+    pub(crate) fn left(&self) -> usize {
         self.bytes.len().saturating_sub(self.at)
     }
 
     /// An error at this place.
-    pub(super) fn error(&self, reason: String) -> LoadError {
+    pub(crate) fn error(&self, reason: String) -> LoadError {
         LoadError::Header { offset: self.at.try_into().unwrap_or(u64::MAX), reason }
     }
 
     /// The next `n` bytes; `n` comes from the file and may be anything.
-    pub(super) fn take(&mut self, n: u64) -> Result<&'a [u8], LoadError> {
+    pub(crate) fn take(&mut self, n: u64) -> Result<&'a [u8], LoadError> {
         let taken = usize::try_from(n).ok().and_then(|n| self.at.checked_add(n));
         let bytes = taken.and_then(|end| self.bytes.get(self.at..end).map(|bytes| (bytes, end)));
         let Some((bytes, end)) = bytes else {
@@ -64,11 +64,11 @@ impl<'a> ByteReader<'a> {
         Ok(out)
     }
 
-    pub(super) fn u32(&mut self) -> Result<u32, LoadError> {
+    pub(crate) fn u32(&mut self) -> Result<u32, LoadError> {
         self.array().map(u32::from_le_bytes)
     }
 
-    pub(super) fn u64(&mut self) -> Result<u64, LoadError> {
+    pub(crate) fn u64(&mut self) -> Result<u64, LoadError> {
         self.array().map(u64::from_le_bytes)
     }
 

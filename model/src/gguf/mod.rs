@@ -44,7 +44,8 @@ use crate::LoadError;
 use crate::mapped_file::{Access, MappedFile};
 use crate::tensor_table::{TensorInfo, TensorTable};
 
-use header::{ByteReader, Preamble};
+pub(crate) use header::ByteReader;
+use header::Preamble;
 
 /// An open GGUF model: its metadata and its tensors, over one or more mapped files.
 #[derive(Debug, Clone)]

@@ -38,6 +38,11 @@ impl<'a> VocabSource<'a> {
             eom: id("eom_token_id")?,
             unknown: id("unknown_token_id")?,
             padding: id("padding_token_id")?,
+            fim: [
+                id("fim_pre_token_id")?.or(id("prefix_token_id")?),
+                id("fim_suf_token_id")?.or(id("suffix_token_id")?),
+                id("fim_mid_token_id")?.or(id("middle_token_id")?),
+            ],
             add_bos: metadata.get_bool(&key("add_bos_token"))?,
             add_eos: metadata.get_bool(&key("add_eos_token"))?,
             add_space_prefix: metadata.get_bool(&key("add_space_prefix"))?,

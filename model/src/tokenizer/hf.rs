@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::alphabet::{Alphabet, named_byte};
 use super::special::{SpecialTokens, names_end_of_generation};
 use super::vocab::{TokenType, Vocab};
-use super::{Coder, EncodeOptions, Tokenizer};
+use super::{Coder, EncodeOptions, FillInTheMiddle, Tokenizer};
 use crate::error::{LoadError, RunError};
 
 /// The pipeline. Whether it reads control tokens is a setting of the pipeline, so one caller uses it at a time.
@@ -75,6 +75,7 @@ impl Tokenizer {
             add_bos: bos.is_some_and(|id| framed.contains(&id)),
             add_eos: eos.is_some_and(|id| framed.contains(&id) && bos != Some(id)),
             end_of_generation: special.end_of_generation(known_ends.map(Some).chain([eos])),
+            fim: FillInTheMiddle::find([None; 3], &special),
             adds_space: names("Strip") || names("Metaspace"),
             vocab,
             special,

@@ -18,6 +18,7 @@
 
 mod alphabet;
 mod bpe;
+mod fim;
 mod from_gguf;
 mod hf;
 mod merge;
@@ -30,6 +31,7 @@ mod stream;
 mod to_gguf;
 mod vocab;
 
+pub use self::fim::FillInTheMiddle;
 pub use self::pre_tokenizer::PreTokenizer;
 pub use self::source::VocabSource;
 pub use self::stream::Utf8Stream;
@@ -74,6 +76,7 @@ pub struct Tokenizer {
     add_eos: bool,
     /// Ascending.
     end_of_generation: Vec<u32>,
+    fim: Option<FillInTheMiddle>,
     /// Whether encoding begins a text with a space that decoding must take away.
     adds_space: bool,
 }
@@ -110,6 +113,12 @@ impl Tokenizer {
         let eot = source.checked_id("eot", source.eot)?;
         let eom = source.checked_id("eom", source.eom)?;
         let padding = source.checked_id("padding", source.padding)?;
+        let [prefix, suffix, middle] = source.fim;
+        let fim = [
+            source.checked_id("prefix", prefix)?,
+            source.checked_id("suffix", suffix)?,
+            source.checked_id("middle", middle)?,
+        ];
 
         let (coder, adds_bos, adds_space) = match alphabet {
             Alphabet::ByteLevel => {
@@ -138,6 +147,7 @@ impl Tokenizer {
             add_bos: source.add_bos.unwrap_or(adds_bos) && bos.is_some(),
             add_eos: source.add_eos.unwrap_or(false),
             end_of_generation: special.end_of_generation([eos, eot, eom]),
+            fim: FillInTheMiddle::find(fim, &special),
             adds_space,
             vocab,
             special,

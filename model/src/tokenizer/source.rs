@@ -32,6 +32,9 @@ pub struct VocabSource<'a> {
     pub unknown: Option<u32>,
     /// `padding_token_id`: fills up.
     pub padding: Option<u32>,
+    /// `fim_pre_token_id`, `fim_suf_token_id`, `fim_mid_token_id`, or older `prefix_token_id` and so on: see
+    /// [`FillInTheMiddle`](super::FillInTheMiddle).
+    pub fim: [Option<u32>; 3],
     /// `add_bos_token`.
     pub add_bos: Option<bool>,
     /// `add_eos_token`.

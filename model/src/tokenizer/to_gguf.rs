@@ -120,6 +120,10 @@ impl Vocabulary {
             eom: None,
             unknown: self.unknown,
             padding: tokenizer.padding(),
+            fim: match tokenizer.fill_in_the_middle() {
+                Some(fim) => [fim.prefix, fim.suffix, fim.middle].map(Some),
+                None => [None; 3],
+            },
             add_bos: Some(tokenizer.adds_bos()),
             add_eos: Some(tokenizer.adds_eos()),
             add_space_prefix: self.add_space_prefix,
@@ -144,7 +148,11 @@ impl Vocabulary {
         if let Some(merges) = &self.merges {
             writer.set_array("tokenizer.ggml.merges", merges)?;
         }
+        let [prefix, suffix, middle] = source.fim;
         let ids = [
+            ("fim_pre", prefix),
+            ("fim_suf", suffix),
+            ("fim_mid", middle),
             ("bos", source.bos),
             ("eos", source.eos),
             ("eot", source.eot),

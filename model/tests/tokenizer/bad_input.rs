@@ -132,3 +132,25 @@ fn odd_but_real_vocabularies_load() {
     assert_eq!(tokenizer.encode("a a", EncodeOptions::default()).unwrap(), [0, 3, 0]);
     assert_eq!(tokenizer.piece(1), b"");
 }
+
+#[test]
+fn tokens_that_fill_gaps_are_those_that_the_file_names_or_that_are_called_so() {
+    let special = || VocabSource {
+        tokens: vec![b"a", b"b", b"<fim_prefix>", b"<fim_suffix>", b"<fim_middle>", b"<other>"],
+        token_types: Some(vec![1, 1, 3, 3, 3, 3]),
+        merges: Some(vec![]),
+        eos: None,
+        ..byte_level()
+    };
+    let gap =
+        |source: VocabSource<'_>| Tokenizer::from_vocab(source, None).unwrap().encode_gap("a", "b").unwrap();
+    assert_eq!(gap(special()), [2, 0, 3, 1, 4]);
+    assert_eq!(gap(VocabSource { fim: [Some(5), None, None], ..special() }), [5, 0, 3, 1, 4]);
+    assert_eq!(gap(VocabSource { bos: Some(5), add_bos: Some(true), ..special() }), [5, 2, 0, 3, 1, 4]);
+    assert!(
+        refusal(VocabSource { fim: [None, Some(6), None], ..special() }).contains("suffix token has id 6")
+    );
+    let without = Tokenizer::from_vocab(byte_level(), None).unwrap();
+    assert!(without.fill_in_the_middle().is_none());
+    assert!(without.encode_gap("a", "b").unwrap_err().to_string().contains("filling in the middle"));
+}
