@@ -1,5 +1,9 @@
 //! What a model looks like: one plain struct, filled from GGUF metadata or a Hugging Face `config.json`, checked once.
 
+mod rope;
+
+pub(crate) use self::rope::yarn_magnitude;
+
 use crate::LoadError;
 use crate::arch::Family;
 use crate::gguf::{FromValue, Metadata};
@@ -135,6 +139,7 @@ impl ModelConfig {
         let n_layers = keys.extent("block_count")?;
         let average_query = family.average_query_layers == Some(n_layers);
         let query_width = if average_query { d_model / n_heads } else { head_dim };
+        let max_seq_len = keys.extent("context_length")?;
         let eps_key = match family.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer => "attention.layer_norm_epsilon",
@@ -148,7 +153,7 @@ impl ModelConfig {
                     n_rot: keys.extent_or("rope.dimension_count", head_dim)?,
                     base,
                     window_base: keys.get("rope.freq_base_swa")?.or(family.window_rope_base).unwrap_or(base),
-                    scaling: gguf_rope_scaling(&keys)?,
+                    scaling: rope::from_gguf(&keys, max_seq_len)?,
                 }
             }
         };
@@ -165,7 +170,7 @@ impl ModelConfig {
             n_kv_heads: keys.extent_or("attention.head_count_kv", n_heads)?,
             head_dim,
             vocab_size,
-            max_seq_len: keys.extent("context_length")?,
+            max_seq_len,
             norm: family.norm,
             norm_eps: keys.get(eps_key)?.unwrap_or(1e-5),
             positions,
@@ -206,6 +211,7 @@ impl ModelConfig {
         let n_heads = required(&["num_attention_heads", "n_head"])?;
         let n_layers = required(&["num_hidden_layers", "n_layer"])?;
         let head_dim = number(&["head_dim"])?.unwrap_or(d_model / n_heads);
+        let max_seq_len = required(&["max_position_embeddings", "n_positions"])?;
         let rope = first(&["rope_parameters", "rope_scaling"]);
         // Newer configurations keep one set of RoPE parameters per kind of layer.
         let (full, local) = match rope {
@@ -222,7 +228,7 @@ impl ModelConfig {
             let base = float(&["rope_theta"]).or(theta(full)).unwrap_or(family.default_rope_base);
             let window_base =
                 float(&["rope_local_base_freq"]).or(theta(local)).or(family.window_rope_base).unwrap_or(base);
-            let scaling = hf_rope_scaling(full)?;
+            let scaling = rope::from_hf(full, json, max_seq_len)?;
             Positions::Rope { pairing: RopePairing::Halves, n_rot: head_dim, base, window_base, scaling }
         };
         let uses_window = first(&["use_sliding_window"]).and_then(Json::as_bool).unwrap_or(true);
@@ -245,7 +251,7 @@ impl ModelConfig {
             n_kv_heads: number(&["num_key_value_heads"])?.unwrap_or(n_heads),
             head_dim,
             vocab_size: required(&["vocab_size"])?,
-            max_seq_len: required(&["max_position_embeddings", "n_positions"])?,
+            max_seq_len,
             norm: family.norm,
             norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon"]).unwrap_or(1e-6),
             positions,
@@ -329,40 +335,4 @@ fn windows(
         window.filter(|_| family.has_window()).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let is_global = |i: usize| pattern > 1 && (i as u64 + 1).is_multiple_of(pattern);
     (0..n_layers).map(|i| window.filter(|_| !is_global(i))).collect()
-}
-
-fn gguf_rope_scaling(keys: &Keys<'_>) -> Result<RopeScaling, LoadError> {
-    let factor: f32 = match keys.get("rope.scaling.factor")? {
-        Some(factor) => factor,
-        None => keys.get("rope.scale_linear")?.unwrap_or(1.0),
-    };
-    let kind: Option<&str> = keys.get("rope.scaling.type")?;
-    match kind {
-        None | Some("linear") if factor != 1.0 && factor != 0.0 => Ok(RopeScaling::Linear { factor }),
-        None | Some("none" | "linear") => Ok(RopeScaling::None),
-        Some(other) => Err(unsupported_scaling(other)),
-    }
-}
-
-fn hf_rope_scaling(json: Option<&Json>) -> Result<RopeScaling, LoadError> {
-    let Some(json) = json.filter(|j| j.is_object()) else { return Ok(RopeScaling::None) };
-    let number = |name: &str| json.get(name).and_then(Json::as_f64).map(|x| x as f32);
-    let need =
-        |name: &str| number(name).ok_or_else(|| bad(name, "is missing from the RoPE parameters".to_owned()));
-    match json.get("rope_type").or(json.get("type")).and_then(Json::as_str) {
-        None | Some("default") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: need("factor")? }),
-        Some("llama3") => Ok(RopeScaling::Llama3 {
-            factor: need("factor")?,
-            low_freq_factor: need("low_freq_factor")?,
-            high_freq_factor: need("high_freq_factor")?,
-            original_context: need("original_max_position_embeddings")? as u32,
-        }),
-        Some(other) => Err(unsupported_scaling(other)),
-    }
-}
-
-fn unsupported_scaling(found: &str) -> LoadError {
-    let supported = "none, linear, llama3".to_owned();
-    LoadError::Unsupported { what: "RoPE scaling", found: found.to_owned(), supported }
 }

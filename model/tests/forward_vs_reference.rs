@@ -96,6 +96,11 @@ fn llama3_rope_scaling() {
 }
 
 #[test]
+fn yarn_rope_scaling_beyond_the_original_context() {
+    agrees("yarn");
+}
+
+#[test]
 fn mistral_with_a_window_in_every_layer() {
     agrees("mistral");
 }

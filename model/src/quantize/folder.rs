@@ -10,7 +10,7 @@
 
 use crate::LoadError;
 use crate::arch::{Role, gguf_name};
-use crate::config::{ModelConfig, NormKind, Positions};
+use crate::config::{ModelConfig, NormKind, Positions, yarn_magnitude};
 use crate::gguf::writer::GgufWriter;
 use crate::mapped_file::MappedFile;
 use crate::model::{Model, OpenOptions};
@@ -289,9 +289,34 @@ fn hyperparameters(c: &ModelConfig, writer: &mut GgufWriter) -> Result<(), LoadE
         if window_base != base {
             float("rope.freq_base_swa", window_base)?;
         }
-        if let RopeScaling::Linear { factor } = scaling {
-            float("rope.scaling.factor", factor)?;
-            writer.set(&key("rope.scaling.type"), "linear")?;
+        match scaling {
+            RopeScaling::Linear { factor } => {
+                float("rope.scaling.factor", factor)?;
+                writer.set(&key("rope.scaling.type"), "linear")?;
+            }
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                beta_fast,
+                beta_slow,
+                truncate: true,
+                attention_factor,
+            } => {
+                float("rope.scaling.factor", factor)?;
+                float("rope.scaling.yarn_beta_fast", beta_fast)?;
+                float("rope.scaling.yarn_beta_slow", beta_slow)?;
+                // What the magnitude is beyond that which follows from the factor.
+                float("rope.scaling.attn_factor", attention_factor / yarn_magnitude(factor, 1.0))?;
+                writer.set(&key("rope.scaling.original_context_length"), &original_context)?;
+                writer.set(&key("rope.scaling.type"), "yarn")?;
+            }
+            // That of Llama 3 is a tensor.
+            RopeScaling::None | RopeScaling::Llama3 { .. } => {}
+            other => {
+                let (found, supported) =
+                    (format!("{other:?}"), "linear, llama3, yarn with truncate".to_owned());
+                return Err(LoadError::Unsupported { what: "RoPE scaling in GGUF", found, supported });
+            }
         }
         writer.set(&key("rope.dimension_count"), &u32::try_from(n_rot).unwrap_or(u32::MAX))?;
     }
