@@ -6,6 +6,7 @@ pub(crate) use self::rope::yarn_magnitude;
 
 use crate::LoadError;
 use crate::arch::Family;
+use crate::embed::Pooling;
 use crate::gguf::{FromValue, Metadata};
 use gable_kernels::activation::Activation;
 use gable_kernels::rope::{RopePairing, RopeScaling};
@@ -67,6 +68,10 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// How positions enter.
     pub positions: Positions,
+    /// Whether every position sees all others, and the norms stand behind the sums: `x = norm(x + block(x))`.
+    pub encoder: bool,
+    /// How the vectors of a text's tokens become one, where the model's maker says.
+    pub pooling: Option<Pooling>,
     /// Nonlinearity of the feed-forward network.
     pub activation: Activation,
     /// Embeddings are multiplied with this.
@@ -173,6 +178,8 @@ impl ModelConfig {
             max_seq_len,
             norm: family.norm,
             norm_eps: keys.get(eps_key)?.unwrap_or(1e-5),
+            encoder: family.encoder,
+            pooling: Pooling::from_gguf(keys.get("pooling_type")?)?,
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),
@@ -231,6 +238,14 @@ impl ModelConfig {
             let scaling = rope::from_hf(full, json, max_seq_len)?;
             Positions::Rope { pairing: RopePairing::Halves, n_rot: head_dim, base, window_base, scaling }
         };
+        if family.encoder {
+            for (name, supported) in [("hidden_act", "gelu"), ("position_embedding_type", "absolute")] {
+                if let Some(found) = first(&[name]).and_then(Json::as_str).filter(|found| *found != supported)
+                {
+                    return Err(bad(name, format!("is {found:?}; supported: {supported:?}")));
+                }
+            }
+        }
         let uses_window = first(&["use_sliding_window"]).and_then(Json::as_bool).unwrap_or(true);
         let window = number(&["sliding_window"])?.filter(|_| uses_window).map(|n| n as u64);
         let pattern = number(&["sliding_window_pattern", "_sliding_window_pattern"])?.map(|n| n as u64);
@@ -253,7 +268,9 @@ impl ModelConfig {
             vocab_size: required(&["vocab_size"])?,
             max_seq_len,
             norm: family.norm,
-            norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon"]).unwrap_or(1e-6),
+            norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"]).unwrap_or(1e-6),
+            encoder: family.encoder,
+            pooling: None, // in a file of its own
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),

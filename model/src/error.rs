@@ -154,6 +154,14 @@ pub enum RunError {
         /// What is accepted.
         allowed: &'static str,
     },
+    /// A model that foresees nothing.
+    #[error(
+        "{architecture} models are encoders: they give vectors of texts (gable embed), and no next token"
+    )]
+    NoNextToken {
+        /// Its family.
+        architecture: &'static str,
+    },
     /// A text that cannot be tokenized.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -5,6 +5,7 @@ pub mod arch;
 pub mod batch;
 pub mod chat_template;
 pub mod config;
+pub mod embed;
 mod engine;
 pub mod error;
 mod file_kind;

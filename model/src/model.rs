@@ -3,6 +3,7 @@
 use crate::LoadError;
 use crate::arch::Family;
 use crate::config::{ModelConfig, Positions};
+use crate::embed::Pooling;
 use crate::forward::Numerics;
 use crate::gguf::{Gguf, OverrideValue};
 use crate::mapped_file::{Access, MappedFile};
@@ -73,6 +74,7 @@ impl Model {
         let kind = json.get("model_type").and_then(|t| t.as_str()).unwrap_or_default();
         let family = Family::of_hf(kind)?;
         let mut config = ModelConfig::from_hf(family, &json)?;
+        config.pooling = Pooling::of_folder(path)?;
         apply(&mut config, options);
         let table = Safetensors::open_with(path, options.access)?.table().clone();
         let weights = Binder { table: &table, loader: Loader::HuggingFace, family }.bind(&config)?;
@@ -160,6 +162,7 @@ impl Model {
         let all: usize = self.weights.matrices().map(|m| m.n_bytes()).sum();
         let looked_up = match self.weights.output {
             Some(_) => self.weights.embedding.n_bytes(),
+            None if self.config.encoder => self.weights.embedding.n_bytes(),
             None => 0,
         };
         let positions = self.weights.position_embedding.as_ref().map_or(0, |m| m.n_bytes());
@@ -200,7 +203,7 @@ fn file_stem(path: &Path) -> String {
 }
 
 /// Reads a small JSON file; repeated keys and depth beyond the parser's limit are errors.
-fn read_json(path: &Path) -> Result<serde_json::Value, LoadError> {
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, LoadError> {
     let file = MappedFile::open(path)?;
     serde_json::from_slice(file.bytes()).map_err(|e| LoadError::NotAModel {
         path: path.to_owned(),

@@ -228,8 +228,8 @@ impl Scratch {
         self.rows
     }
 
-    /// The residual stream.
-    pub(crate) fn x(&self) -> MatRef<'_> {
+    /// The residual stream, and at the end of a pass that ends in vectors these: `[rows, d_model]`.
+    pub fn vectors(&self) -> MatRef<'_> {
         MatRef::from_rows(&self.x, self.widths.d_model).row_range(0..self.rows)
     }
 

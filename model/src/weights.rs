@@ -151,7 +151,7 @@ pub struct Norm {
 /// One transformer block.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// `[d_model]`, before attention.
+    /// `[d_model]`, before attention. In encoders that of the embedding, or the one behind the layer before.
     pub attention_norm: Norm,
     /// `[n_heads * head_dim, d_model]`
     pub q: Linear,
@@ -167,7 +167,7 @@ pub struct Layer {
     pub attention_output: Linear,
     /// `[d_model]`, behind attention.
     pub attention_post_norm: Option<Norm>,
-    /// `[d_model]`, before the feed-forward network.
+    /// `[d_model]`, before the feed-forward network. In encoders the one behind the sum with attention.
     pub ffn_norm: Norm,
     /// `[d_ff, d_model]`; absent in families without a gate.
     pub gate: Option<Linear>,
@@ -186,6 +186,8 @@ pub struct Weights {
     pub embedding: WeightMatrix,
     /// `[max_seq_len, d_model]`, in families with learned positions.
     pub position_embedding: Option<WeightMatrix>,
+    /// `[d_model]`: what marks tokens of the first text of a pair, in encoders.
+    pub token_type: Option<Vec<f32>>,
     /// The blocks, first to last.
     pub layers: Vec<Layer>,
     /// `[d_model]`, before the unembedding.
@@ -387,6 +389,23 @@ impl Binder<'_> {
         Ok(Some(Norm { weight, bias }))
     }
 
+    /// The first row of a matrix as f32.
+    fn first_row(&self, role: Role, cols: usize) -> Result<Vec<f32>, LoadError> {
+        let found = self.need(self.find(role, 0, ".weight"), role, 0)?;
+        let tensor = |reason: String| LoadError::Tensor { name: found.0.clone(), reason };
+        if found.1.dims.cols() != cols || found.1.dims.rows() == 0 {
+            let (rows, width) = (found.1.dims.rows(), found.1.dims.cols());
+            return Err(tensor(format!(
+                "has shape {rows} x {width}, but the configuration asks for rows of {cols}"
+            )));
+        }
+        let matrix = WeightMatrix::of_tensor(found.1, &found.0)?;
+        let view = matrix.view(self.table).map_err(|e| tensor(e.to_string()))?;
+        let mut out = vec![0.0; cols];
+        Kernels::best().dequantize_row(&view, 0, &mut out).map_err(|e| tensor(e.to_string()))?;
+        Ok(out)
+    }
+
     fn linear(
         &self,
         role: Role,
@@ -418,12 +437,20 @@ impl Binder<'_> {
     }
 
     fn layer(&self, c: &ModelConfig, i: usize) -> Result<Layer, LoadError> {
-        let norm = |role| self.norm(role, i, c.d_model, c.norm);
+        let norm_of = |role, i| self.norm(role, i, c.d_model, c.norm);
+        let norm = |role| norm_of(role, i);
+        // A norm behind a sum is one before what reads the sum.
+        let (before_attention, before_ffn) = match (c.encoder, i.checked_sub(1)) {
+            (false, _) => ((Role::AttentionNorm, i), (Role::FfnNorm, i)),
+            (true, None) => ((Role::EmbeddingNorm, 0), (Role::AttentionSumNorm, i)),
+            (true, Some(last)) => ((Role::FfnSumNorm, last), (Role::AttentionSumNorm, i)),
+        };
+        let needed_norm = |(role, i)| self.need(norm_of(role, i)?, role, i);
         let head_norm = |role| self.norm(role, i, c.head_dim, NormKind::Rms);
         let linear = |role, rows, cols| self.need(self.linear(role, i, rows, cols)?, role, i);
         let [q, k, v] = self.qkv(c, i)?;
         Ok(Layer {
-            attention_norm: self.need(norm(Role::AttentionNorm)?, Role::AttentionNorm, i)?,
+            attention_norm: needed_norm(before_attention)?,
             q,
             k,
             v,
@@ -431,7 +458,7 @@ impl Binder<'_> {
             k_norm: head_norm(Role::KNorm)?,
             attention_output: linear(Role::AttentionOutput, c.d_model, c.q_dim())?,
             attention_post_norm: norm(Role::AttentionPostNorm)?,
-            ffn_norm: self.need(norm(Role::FfnNorm)?, Role::FfnNorm, i)?,
+            ffn_norm: needed_norm(before_ffn)?,
             gate: self.linear(Role::Gate, i, c.d_ff, c.d_model)?,
             up: linear(Role::Up, c.d_ff, c.d_model)?,
             down: linear(Role::Down, c.d_model, c.d_ff)?,
@@ -458,15 +485,17 @@ impl Binder<'_> {
             }
             crate::config::Positions::Learned => None,
         };
+        let (last_norm, last_layer) = match c.encoder {
+            true => (Role::FfnSumNorm, c.n_layers.saturating_sub(1)),
+            false => (Role::OutputNorm, 0),
+        };
+        let output_norm = self.norm(last_norm, last_layer, c.d_model, c.norm)?;
         Ok(Weights {
             embedding: self.need(embedding, Role::Embedding, 0)?,
             position_embedding,
+            token_type: c.encoder.then(|| self.first_row(Role::TokenTypes, c.d_model)).transpose()?,
             layers: (0..c.n_layers).map(|i| self.layer(c, i)).collect::<Result<_, _>>()?,
-            output_norm: self.need(
-                self.norm(Role::OutputNorm, 0, c.d_model, c.norm)?,
-                Role::OutputNorm,
-                0,
-            )?,
+            output_norm: self.need(output_norm, last_norm, last_layer)?,
             output: self.matrix(Role::Output, 0, c.vocab_size, c.d_model)?,
             rope_factors,
         })

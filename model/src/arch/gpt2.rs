@@ -17,6 +17,7 @@ pub static GPT2: Family = Family {
     window_pattern: None,
     scales_embeddings: false,
     average_query_layers: None,
+    encoder: false,
     hf_transposed: true,
     hf_name,
 };

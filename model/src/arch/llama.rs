@@ -18,6 +18,7 @@ pub static LLAMA: Family = Family {
     window_pattern: Some(1),
     scales_embeddings: false,
     average_query_layers: None,
+    encoder: false,
     hf_transposed: false,
     hf_name,
 };
@@ -40,6 +41,10 @@ pub(super) fn hf_name(role: Role) -> &'static str {
         Role::Up => "model.layers.{i}.mlp.up_proj",
         Role::Down => "model.layers.{i}.mlp.down_proj",
         Role::PositionEmbedding
+        | Role::TokenTypes
+        | Role::EmbeddingNorm
+        | Role::AttentionSumNorm
+        | Role::FfnSumNorm
         | Role::RopeFactors
         | Role::Qkv
         | Role::AttentionPostNorm

@@ -4,6 +4,7 @@
 //! are called in a Hugging Face checkpoint, and the few constants that files leave out. Whether there are biases,
 //! norms of queries and keys or norms behind a block follows from the tensors that are in the file.
 
+mod bert;
 mod gemma;
 mod gpt2;
 mod llama;
@@ -16,7 +17,7 @@ use gable_kernels::rope::RopePairing;
 
 /// Every family that can be run.
 pub static FAMILIES: &[&Family] =
-    &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA2, &gemma::GEMMA3, &gpt2::GPT2];
+    &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA2, &gemma::GEMMA3, &gpt2::GPT2, &bert::BERT];
 
 /// A family of models.
 #[derive(Debug)]
@@ -44,6 +45,8 @@ pub struct Family {
     /// Layers of the one member (Gemma 2 27B) that scales queries by `sqrt(d_model / n_heads)`, not by `sqrt(head_dim)`, of
     /// which GGUF files do not tell.
     pub average_query_layers: Option<usize>,
+    /// Whether every token sees all others, and norms stand behind the sums.
+    pub encoder: bool,
     /// Whether matrices of Hugging Face checkpoints are stored input by output.
     pub hf_transposed: bool,
     /// Names in Hugging Face checkpoints.
@@ -93,6 +96,10 @@ pub enum Role {
     Embedding,
     /// One vector per position.
     PositionEmbedding,
+    /// One vector per kind of token: first text of a pair, second.
+    TokenTypes,
+    /// Norm of the embedded tokens.
+    EmbeddingNorm,
     /// Norm before the output projection.
     OutputNorm,
     /// From the last vector to scores of all tokens: `W_U`; the embedding again if absent.
@@ -103,6 +110,8 @@ pub enum Role {
     AttentionNorm,
     /// Norm behind attention, before it is added.
     AttentionPostNorm,
+    /// Norm behind the sum of attention and what it read.
+    AttentionSumNorm,
     /// `W_Q`
     Q,
     /// `W_K`
@@ -121,6 +130,8 @@ pub enum Role {
     FfnNorm,
     /// Norm behind the feed-forward network, before it is added.
     FfnPostNorm,
+    /// Norm behind the sum of the feed-forward network and what it read.
+    FfnSumNorm,
     /// The gate's matrix.
     Gate,
     /// The first matrix.
@@ -134,11 +145,14 @@ pub fn gguf_name(role: Role) -> &'static str {
     match role {
         Role::Embedding => "token_embd",
         Role::PositionEmbedding => "position_embd",
+        Role::TokenTypes => "token_types",
+        Role::EmbeddingNorm => "token_embd_norm",
         Role::OutputNorm => "output_norm",
         Role::Output => "output",
         Role::RopeFactors => "rope_freqs",
         Role::AttentionNorm => "blk.{i}.attn_norm",
         Role::AttentionPostNorm => "blk.{i}.post_attention_norm",
+        Role::AttentionSumNorm => "blk.{i}.attn_output_norm",
         Role::Q => "blk.{i}.attn_q",
         Role::K => "blk.{i}.attn_k",
         Role::V => "blk.{i}.attn_v",
@@ -148,6 +162,7 @@ pub fn gguf_name(role: Role) -> &'static str {
         Role::AttentionOutput => "blk.{i}.attn_output",
         Role::FfnNorm => "blk.{i}.ffn_norm",
         Role::FfnPostNorm => "blk.{i}.post_ffw_norm",
+        Role::FfnSumNorm => "blk.{i}.layer_output_norm",
         Role::Gate => "blk.{i}.ffn_gate",
         Role::Up => "blk.{i}.ffn_up",
         Role::Down => "blk.{i}.ffn_down",

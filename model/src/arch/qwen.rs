@@ -23,6 +23,7 @@ const fn family(name: &'static str, hf_types: &'static [&'static str]) -> Family
         window_pattern: None,
         scales_embeddings: false,
         average_query_layers: None,
+        encoder: false,
         hf_transposed: false,
         hf_name: llama::hf_name,
     }

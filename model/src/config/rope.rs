@@ -42,7 +42,7 @@ pub(super) fn from_gguf(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScali
             Ok(RopeScaling::Yarn {
                 factor,
                 original_context: original_context(
-                    keys.get("rope.scaling.original_context_length")?.map(u64::from),
+                    keys.get::<u64>("rope.scaling.original_context_length")?,
                     max_seq_len,
                 )?,
                 beta_fast: number("yarn_beta_fast", BETA_FAST)?,

@@ -119,6 +119,8 @@ impl Vocabulary {
             eot: tokenizer.eot(),
             eom: None,
             unknown: self.unknown,
+            cls: None,
+            sep: None,
             padding: tokenizer.padding(),
             add_bos: Some(tokenizer.adds_bos()),
             add_eos: Some(tokenizer.adds_eos()),
