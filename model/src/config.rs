@@ -41,6 +41,26 @@ pub enum Positions {
     Learned,
 }
 
+/// A choice of feed-forward networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertConfig {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them each row goes through.
+    pub used: usize,
+    /// Whether the weights of those are made to sum to 1.
+    pub normalized: bool,
+}
+
+/// What RoPE's frequencies are divided by, a number for each pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeFactors {
+    /// In sessions within the original context; in all where there are no others.
+    pub short: Vec<f32>,
+    /// In sessions that reach beyond it.
+    pub long: Option<Vec<f32>>,
+}
+
 /// The shape of a transformer and the constants of its formulas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -50,7 +70,7 @@ pub struct ModelConfig {
     pub n_layers: usize,
     /// Length of the vectors that flow through the layers.
     pub d_model: usize,
-    /// Width of the feed-forward network.
+    /// Width of the feed-forward network, or of an expert.
     pub d_ff: usize,
     /// Query heads.
     pub n_heads: usize,
@@ -72,6 +92,10 @@ pub struct ModelConfig {
     pub encoder: bool,
     /// How the vectors of a text's tokens become one, where the model's maker says.
     pub pooling: Option<Pooling>,
+    /// The choice of experts, in families that have them.
+    pub experts: Option<ExpertConfig>,
+    /// What RoPE's frequencies are divided by, where the configuration says; in GGUF files tensors do.
+    pub rope_factors: Option<RopeFactors>,
     /// Nonlinearity of the feed-forward network.
     pub activation: Activation,
     /// Embeddings are multiplied with this.
@@ -88,6 +112,9 @@ pub struct ModelConfig {
 
 /// Widest accepted extents: far above any model, low enough that no product of two can overflow.
 const MAX_EXTENT: usize = 1 << 24;
+
+/// Most experts that are accepted: each is a matrix of its own.
+const MAX_EXPERTS: usize = 1024;
 
 fn bad(key: &str, reason: String) -> LoadError {
     LoadError::Metadata { key: key.to_owned(), reason }
@@ -170,7 +197,11 @@ impl ModelConfig {
             architecture: family.name,
             n_layers,
             d_model,
-            d_ff: keys.extent("feed_forward_length")?,
+            d_ff: keys.extent(if family.experts {
+                "expert_feed_forward_length"
+            } else {
+                "feed_forward_length"
+            })?,
             n_heads,
             n_kv_heads: keys.extent_or("attention.head_count_kv", n_heads)?,
             head_dim,
@@ -180,6 +211,15 @@ impl ModelConfig {
             norm_eps: keys.get(eps_key)?.unwrap_or(1e-5),
             encoder: family.encoder,
             pooling: Pooling::from_gguf(keys.get("pooling_type")?)?,
+            experts: match family.experts {
+                false => None,
+                true => Some(ExpertConfig {
+                    count: keys.extent("expert_count")?,
+                    used: keys.extent("expert_used_count")?,
+                    normalized: keys.get("expert_weights_norm")?.unwrap_or(true),
+                }),
+            },
+            rope_factors: None,
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),
@@ -236,7 +276,11 @@ impl ModelConfig {
             let window_base =
                 float(&["rope_local_base_freq"]).or(theta(local)).or(family.window_rope_base).unwrap_or(base);
             let scaling = rope::from_hf(full, json, max_seq_len)?;
-            Positions::Rope { pairing: RopePairing::Halves, n_rot: head_dim, base, window_base, scaling }
+            let part =
+                |v: Option<&Json>| v.and_then(|v| v.get("partial_rotary_factor")).and_then(Json::as_f64);
+            let part = part(full).or(part(Some(json))).unwrap_or(1.0);
+            let n_rot = if (0.0..=1.0).contains(&part) { (head_dim as f64 * part) as usize } else { 0 };
+            Positions::Rope { pairing: RopePairing::Halves, n_rot, base, window_base, scaling }
         };
         if family.encoder {
             for (name, supported) in [("hidden_act", "gelu"), ("position_embedding_type", "absolute")] {
@@ -244,6 +288,24 @@ impl ModelConfig {
                 {
                     return Err(bad(name, format!("is {found:?}; supported: {supported:?}")));
                 }
+            }
+        }
+        let experts = match family.experts {
+            false => None,
+            true => Some(ExpertConfig {
+                count: required(&["num_experts", "num_local_experts"])?,
+                used: required(&["num_experts_per_tok"])?,
+                normalized: first(&["norm_topk_prob"]).and_then(Json::as_bool).unwrap_or(false),
+            }),
+        };
+        if family.experts {
+            let step = number(&["decoder_sparse_step"])?.unwrap_or(1);
+            let dense = first(&["mlp_only_layers"]).and_then(Json::as_array).map_or(0, Vec::len);
+            if (step, dense) != (1, 0) {
+                let reason = format!(
+                    "is {step} with {dense} layers in mlp_only_layers; supported: experts in every layer"
+                );
+                return Err(bad("decoder_sparse_step", reason));
             }
         }
         let uses_window = first(&["use_sliding_window"]).and_then(Json::as_bool).unwrap_or(true);
@@ -261,7 +323,10 @@ impl ModelConfig {
             architecture: family.name,
             n_layers,
             d_model,
-            d_ff: number(&["intermediate_size", "n_inner"])?.unwrap_or(4 * d_model),
+            d_ff: match family.experts {
+                true => required(&["moe_intermediate_size"])?,
+                false => number(&["intermediate_size", "n_inner"])?.unwrap_or(4 * d_model),
+            },
             n_heads,
             n_kv_heads: number(&["num_key_value_heads"])?.unwrap_or(n_heads),
             head_dim,
@@ -271,6 +336,8 @@ impl ModelConfig {
             norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"]).unwrap_or(1e-6),
             encoder: family.encoder,
             pooling: None, // in a file of its own
+            experts,
+            rope_factors: rope::factors_from_hf(full)?,
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),
@@ -280,6 +347,18 @@ impl ModelConfig {
             windows: layer_windows,
         };
         config.validate(str::to_owned)
+    }
+
+    /// Says that the frequencies have factors for long and for short sessions, as the tensors of a GGUF file tell.
+    ///
+    /// # Errors
+    /// A mistyped or impossible key, by name.
+    pub(crate) fn set_long_rope(&mut self, metadata: &Metadata) -> Result<(), LoadError> {
+        let keys = Keys { metadata, architecture: self.architecture };
+        if let Positions::Rope { scaling, .. } = &mut self.positions {
+            *scaling = rope::long(&keys, self.max_seq_len)?;
+        }
+        Ok(())
     }
 
     /// Refuses what no transformer can have; `key` names a field as the file does.
@@ -299,8 +378,15 @@ impl ModelConfig {
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return fail("rms_norm_eps", format!("is {}; allowed: positive numbers", self.norm_eps));
         }
+        if let Some(ExpertConfig { count, used, .. }) = self.experts
+            && (count > MAX_EXPERTS || used > count)
+        {
+            let reason =
+                format!("is {used} of {count} experts; allowed: at most all, of up to {MAX_EXPERTS}");
+            return fail("num_experts_per_tok", reason);
+        }
         if let Positions::Rope { n_rot, base, window_base, .. } = self.positions {
-            if n_rot > self.head_dim || !n_rot.is_multiple_of(2) {
+            if n_rot == 0 || n_rot > self.head_dim || !n_rot.is_multiple_of(2) {
                 let reason = format!("is {n_rot}; allowed: even numbers up to the head's {}", self.head_dim);
                 return fail("rope_dimension", reason);
             }
@@ -334,6 +420,7 @@ fn gguf_key(field: &str) -> &str {
         "num_key_value_heads" => "attention.head_count_kv",
         "head_dim" => "attention.key_length",
         "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "num_experts_per_tok" => "expert_used_count",
         "rope_dimension" => "rope.dimension_count",
         "rope_theta" => "rope.freq_base",
         other => other,

@@ -6,18 +6,21 @@
 //!     q, k, v = W_Q n, W_K n, W_V n           with n = norm(x); q and k turned by position
 //!     x += W_O attention(q, keys so far, values so far)
 //!     x += W_down (act(W_gate n) * (W_up n))  with n = norm(x)
+//!     (with experts: the sum of those chosen for the row, each times its weight)
 //! logits = W_U norm(x)                        only for rows that ask
 //! ```
 //!
 //! An encoder's norms stand behind the sums, `x = norm(x + block(x))`. That is the same pass with `x = n` after each norm,
 //! where the norm before a block is the one behind the block before.
 
+mod experts;
+
 use crate::RunError;
 use crate::config::{ModelConfig, NormKind};
 use crate::model::Model;
 use crate::observer::{Observer, Operation, Site};
 use crate::scratch::{Parts, Scratch};
-use crate::weights::{Layer, Linear, Norm, WeightMatrix};
+use crate::weights::{Dense, FeedForward, Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
@@ -130,7 +133,10 @@ pub fn forward(
     for (i, layer) in model.weights().layers.iter().enumerate() {
         pass.attention_block(i, layer, cache, scratch, observer)?;
         pass.show(observer, i, Site::ResidualMid, scratch.vectors());
-        pass.feed_forward_block(i, layer, scratch, observer)?;
+        match &layer.ffn {
+            FeedForward::Dense(ffn) => pass.feed_forward_block(i, layer, ffn, scratch, observer)?,
+            FeedForward::Experts(experts) => pass.experts_block(i, layer, experts, scratch, observer)?,
+        }
         pass.show(observer, i, Site::ResidualOut, scratch.vectors());
         if team.is_cancelled() {
             return Err(KernelError::Cancelled.into());
@@ -293,41 +299,42 @@ impl Pass<'_> {
         &self,
         i: usize,
         layer: &Layer,
+        ffn: &Dense,
         scratch: &mut Scratch,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         let config = self.model.config();
         let (d_ff, rows) = (config.d_ff, scratch.rows());
         let s = scratch.parts();
-        let forms = self.forms(layer.gate.iter().chain([&layer.up]));
+        let forms = self.forms(ffn.gate.iter().chain([&ffn.up]));
         let mut x = s.x;
         self.norm_before(&layer.ffn_norm, x.reborrow(), s.activations, forms)?;
         observer.done(i, Operation::Norm);
         self.show(observer, i, Site::FfnInput, s.activations.f32());
         let mut inner = s.hidden.begin(rows, d_ff)?;
-        match &layer.gate {
+        match &ffn.gate {
             Some(gate) => {
                 let [of_gate, of_up] = s.gate_up.split_columns([d_ff, d_ff]);
-                let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&layer.up.weight)?);
-                let factors = [product(gate, &w_gate, of_gate), product(&layer.up, &w_up, of_up)];
+                let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&ffn.up.weight)?);
+                let factors = [product(gate, &w_gate, of_gate), product(&ffn.up, &w_up, of_up)];
                 let (phase, activation) = (self.phase, config.activation);
                 self.kernels.matmul_gated(self.team, phase, s.activations, activation, factors, inner)?;
                 observer.done(i, Operation::GateUp);
             }
             None => {
-                self.linear(&layer.up, s.activations, inner.reborrow(), false)?;
+                self.linear(&ffn.up, s.activations, inner.reborrow(), false)?;
                 observer.done(i, Operation::GateUp);
                 self.kernels.activate(self.team, config.activation, inner)?;
                 observer.done(i, Operation::Activate);
             }
         }
         self.show(observer, i, Site::FfnActivation, s.hidden.f32());
-        self.kernels.prepare(self.team, s.hidden, self.forms([&layer.down]))?;
+        self.kernels.prepare(self.team, s.hidden, self.forms([&ffn.down]))?;
         observer.done(i, Operation::Prepare);
         let post_norm = layer.ffn_post_norm.as_ref();
         self.add_to_residual(
             i,
-            &layer.down,
+            &ffn.down,
             post_norm,
             s.hidden,
             x,

@@ -18,6 +18,7 @@ pub static BERT: Family = Family {
     scales_embeddings: false,
     average_query_layers: None,
     encoder: true,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };

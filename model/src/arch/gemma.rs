@@ -21,6 +21,7 @@ pub static GEMMA2: Family = Family {
     scales_embeddings: true,
     average_query_layers: Some(46),
     encoder: false,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };
@@ -39,6 +40,7 @@ pub static GEMMA3: Family = Family {
     scales_embeddings: true,
     average_query_layers: None,
     encoder: false,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };

@@ -18,6 +18,7 @@ pub static GPT2: Family = Family {
     scales_embeddings: false,
     average_query_layers: None,
     encoder: false,
+    experts: false,
     hf_transposed: true,
     hf_name,
 };

@@ -19,6 +19,7 @@ pub static LLAMA: Family = Family {
     scales_embeddings: false,
     average_query_layers: None,
     encoder: false,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };
@@ -46,6 +47,13 @@ pub(super) fn hf_name(role: Role) -> &'static str {
         | Role::AttentionSumNorm
         | Role::FfnSumNorm
         | Role::RopeFactors
+        | Role::LongRopeFactors
+        | Role::ShortRopeFactors
+        | Role::GateUp
+        | Role::Router
+        | Role::ExpertGate(_)
+        | Role::ExpertUp(_)
+        | Role::ExpertDown(_)
         | Role::Qkv
         | Role::AttentionPostNorm
         | Role::FfnPostNorm => "",

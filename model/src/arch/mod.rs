@@ -8,6 +8,7 @@ mod bert;
 mod gemma;
 mod gpt2;
 mod llama;
+mod phi;
 mod qwen;
 
 use crate::LoadError;
@@ -16,8 +17,17 @@ use gable_kernels::activation::Activation;
 use gable_kernels::rope::RopePairing;
 
 /// Every family that can be run.
-pub static FAMILIES: &[&Family] =
-    &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA2, &gemma::GEMMA3, &gpt2::GPT2, &bert::BERT];
+pub static FAMILIES: &[&Family] = &[
+    &llama::LLAMA,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &gpt2::GPT2,
+    &bert::BERT,
+    &phi::PHI3,
+    &qwen::QWEN3_MOE,
+];
 
 /// A family of models.
 #[derive(Debug)]
@@ -47,6 +57,8 @@ pub struct Family {
     pub average_query_layers: Option<usize>,
     /// Whether every token sees all others, and norms stand behind the sums.
     pub encoder: bool,
+    /// Whether each feed-forward network is a choice of many.
+    pub experts: bool,
     /// Whether matrices of Hugging Face checkpoints are stored input by output.
     pub hf_transposed: bool,
     /// Names in Hugging Face checkpoints.
@@ -106,6 +118,10 @@ pub enum Role {
     Output,
     /// Factors of RoPE frequencies.
     RopeFactors,
+    /// Factors of RoPE frequencies for sequences beyond the original context.
+    LongRopeFactors,
+    /// Factors of RoPE frequencies for those within.
+    ShortRopeFactors,
     /// Norm before attention.
     AttentionNorm,
     /// Norm behind attention, before it is added.
@@ -138,6 +154,16 @@ pub enum Role {
     Up,
     /// The second matrix.
     Down,
+    /// The gate's matrix and the first matrix in one.
+    GateUp,
+    /// Scores of the experts.
+    Router,
+    /// An expert's gate. Its number stands for `{e}`; in GGUF files one tensor holds all experts.
+    ExpertGate(usize),
+    /// An expert's first matrix.
+    ExpertUp(usize),
+    /// An expert's second matrix.
+    ExpertDown(usize),
 }
 
 /// Names in GGUF files, the same for all families, without `.weight` and `.bias`. Empty: not in such files.
@@ -150,6 +176,8 @@ pub fn gguf_name(role: Role) -> &'static str {
         Role::OutputNorm => "output_norm",
         Role::Output => "output",
         Role::RopeFactors => "rope_freqs",
+        Role::LongRopeFactors => "rope_factors_long",
+        Role::ShortRopeFactors => "rope_factors_short",
         Role::AttentionNorm => "blk.{i}.attn_norm",
         Role::AttentionPostNorm => "blk.{i}.post_attention_norm",
         Role::AttentionSumNorm => "blk.{i}.attn_output_norm",
@@ -164,7 +192,11 @@ pub fn gguf_name(role: Role) -> &'static str {
         Role::FfnPostNorm => "blk.{i}.post_ffw_norm",
         Role::FfnSumNorm => "blk.{i}.layer_output_norm",
         Role::Gate => "blk.{i}.ffn_gate",
-        Role::Up => "blk.{i}.ffn_up",
+        Role::Up | Role::GateUp => "blk.{i}.ffn_up",
         Role::Down => "blk.{i}.ffn_down",
+        Role::Router => "blk.{i}.ffn_gate_inp",
+        Role::ExpertGate(_) => "blk.{i}.ffn_gate_exps",
+        Role::ExpertUp(_) => "blk.{i}.ffn_up_exps",
+        Role::ExpertDown(_) => "blk.{i}.ffn_down_exps",
     }
 }

@@ -3,7 +3,7 @@
 //! The two say YaRN's magnitude differently: a folder gives it whole (or lets it follow from the factor), a GGUF file gives
 //! what it is multiplied with beyond what follows from the factor.
 
-use super::{Keys, bad};
+use super::{Keys, RopeFactors, bad};
 use crate::LoadError;
 use gable_kernels::rope::RopeScaling;
 use serde_json::Value as Json;
@@ -26,6 +26,7 @@ pub(super) fn from_gguf(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScali
     match kind {
         None | Some("linear") if factor != 1.0 && factor != 0.0 => Ok(RopeScaling::Linear { factor }),
         None | Some("none" | "linear") => Ok(RopeScaling::None),
+        Some("longrope") => long(keys, max_seq_len),
         Some("yarn") => {
             let number = |name: &str, default: f32| -> Result<f32, LoadError> {
                 Ok(keys.get(&format!("rope.scaling.{name}"))?.unwrap_or(default))
@@ -55,6 +56,17 @@ pub(super) fn from_gguf(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScali
         }
         Some(other) => Err(unsupported(other)),
     }
+}
+
+/// LongRoPE, whose factors are tensors.
+pub(super) fn long(keys: &Keys<'_>, max_seq_len: usize) -> Result<RopeScaling, LoadError> {
+    Ok(RopeScaling::LongRope {
+        original_context: original_context(
+            keys.get::<u64>("rope.scaling.original_context_length")?,
+            max_seq_len,
+        )?,
+        attention_factor: keys.get("rope.scaling.attn_factor")?.unwrap_or(1.0),
+    })
 }
 
 /// `json` are the RoPE parameters, `config` all that is around them.
@@ -96,7 +108,38 @@ pub(super) fn from_hf(
                 attention_factor: number("attention_factor").unwrap_or(usual),
             })
         }
+        // "su" in the first configurations of Phi 3.
+        Some("longrope" | "su") => {
+            let original_context = original_context(original, max_seq_len)?;
+            let factor = number("factor").unwrap_or(max_seq_len as f32 / original_context as f32);
+            let usual = match factor > 1.0 {
+                true => (1.0 + factor.ln() / (original_context as f32).ln()).sqrt(),
+                false => 1.0,
+            };
+            Ok(RopeScaling::LongRope {
+                original_context,
+                attention_factor: number("attention_factor").unwrap_or(usual),
+            })
+        }
         Some(other) => Err(unsupported(other)),
+    }
+}
+
+/// LongRoPE's factors.
+pub(super) fn factors_from_hf(json: Option<&Json>) -> Result<Option<RopeFactors>, LoadError> {
+    let list = |name: &str| {
+        let Some(value) = json.and_then(|json| json.get(name)) else { return Ok(None) };
+        let numbers = value.as_array().map(|all| all.iter().map(|x| x.as_f64().map(|x| x as f32)).collect());
+        match numbers {
+            Some(Some(numbers)) => Ok(Some::<Vec<f32>>(numbers)),
+            _ => Err(bad(name, "is not a list of numbers".to_owned())),
+        }
+    };
+    match (list("short_factor")?, list("long_factor")?) {
+        (Some(short), Some(long)) => Ok(Some(RopeFactors { short, long: Some(long) })),
+        (None, None) => Ok(None),
+        (Some(_), None) => Err(bad("long_factor", "is missing, but there is a short_factor".to_owned())),
+        (None, Some(_)) => Err(bad("short_factor", "is missing, but there is a long_factor".to_owned())),
     }
 }
 
@@ -112,7 +155,7 @@ fn original_context(found: Option<u64>, max_seq_len: usize) -> Result<u32, LoadE
 }
 
 fn unsupported(found: &str) -> LoadError {
-    let supported = "none, linear, llama3, yarn".to_owned();
+    let supported = "none, linear, llama3, yarn, longrope".to_owned();
     LoadError::Unsupported { what: "RoPE scaling", found: found.to_owned(), supported }
 }
 

@@ -219,11 +219,14 @@ fn parts(model: &Model) -> Result<Vec<Part>, LoadError> {
         parts.linears(Role::AttentionOutput, i, &[&l.attention_output], None);
         parts.norm(Role::AttentionPostNorm, i, l.attention_post_norm.as_ref(), 1.0);
         parts.norm(Role::FfnNorm, i, Some(&l.ffn_norm), 1.0);
-        if let Some(gate) = &l.gate {
-            parts.linears(Role::Gate, i, &[gate], None);
+        // Families with experts are not converted.
+        if let Some(ffn) = l.ffn.dense() {
+            if let Some(gate) = &ffn.gate {
+                parts.linears(Role::Gate, i, &[gate], None);
+            }
+            parts.linears(Role::Up, i, &[&ffn.up], None);
+            parts.linears(Role::Down, i, &[&ffn.down], None);
         }
-        parts.linears(Role::Up, i, &[&l.up], None);
-        parts.linears(Role::Down, i, &[&l.down], None);
         parts.norm(Role::FfnPostNorm, i, l.ffn_post_norm.as_ref(), 1.0);
     }
     parts.norm(Role::OutputNorm, 0, Some(&w.output_norm), 1.0);
