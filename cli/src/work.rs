@@ -15,7 +15,7 @@ use gable_kernels::quant::Forms;
 use gable_model::model::Model;
 use gable_model::observer::Operation;
 use gable_model::session::SessionOptions;
-use gable_model::weights::WeightMatrix;
+use gable_model::weights::{Dense, FeedForward, WeightMatrix};
 
 /// Operations and bytes; a multiply-add is two operations.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
@@ -108,11 +108,23 @@ impl<'a> Counter<'a> {
             (Operation::Unembed, _) => return vec![weights.unembedding()],
             (Operation::Qkv, Some(l)) => vec![&l.q, &l.k, &l.v],
             (Operation::AttentionOutput, Some(l)) => vec![&l.attention_output],
-            (Operation::GateUp, Some(l)) => l.gate.iter().chain([&l.up]).collect(),
-            (Operation::Down, Some(l)) => vec![&l.down],
+            (Operation::GateUp, Some(l)) => {
+                self.networks(&l.ffn).flat_map(|f| f.gate.iter().chain([&f.up])).collect()
+            }
+            (Operation::Down, Some(l)) => self.networks(&l.ffn).map(|f| &f.down).collect(),
             _ => Vec::new(),
         };
         linears.into_iter().map(|linear| &linear.weight).collect()
+    }
+
+    /// The networks that a row goes through; of experts, those that come first stand for those that are chosen.
+    fn networks<'f>(&self, ffn: &'f FeedForward) -> impl Iterator<Item = &'f Dense> {
+        let used = self.model.config().experts.map_or(1, |experts| experts.used);
+        let all = match ffn {
+            FeedForward::Dense(dense) => std::slice::from_ref(dense),
+            FeedForward::Experts(experts) => &experts.list[..],
+        };
+        all.iter().take(used)
     }
 
     #[expect(clippy::cast_precision_loss, reason = "for a speed")]

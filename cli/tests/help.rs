@@ -66,6 +66,7 @@ fn help_texts_are_as_they_were_looked_at() {
         "imatrix",
         "score",
         "logits",
+        "embed",
         "tokenize",
         "inspect",
         "look",

@@ -18,6 +18,7 @@ mod mutant;
 mod norm;
 #[allow(unsafe_code)] // lends a caller's closure to the workers for the time of one call
 pub mod pool;
+mod pooling;
 mod probe;
 pub mod quant;
 pub mod reference;

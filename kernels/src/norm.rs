@@ -24,11 +24,11 @@ use crate::rowwise::{Zip, load, load_tail, require, store, store_tail, zip, zip_
 use crate::simd::{LANES, Simd};
 
 /// Sums of squares between these are exact enough as they are: no square that matters has left f32's normal range.
-const SAFE_SUM: std::ops::Range<f32> = 8.673_617e-19..1.267_650_6e30; // 2^-60 .. 2^100
+pub(crate) const SAFE_SUM: std::ops::Range<f32> = 8.673_617e-19..1.267_650_6e30; // 2^-60 .. 2^100
 
 /// Sum of `(scale x)^2`.
 #[inline(always)]
-fn sum_of_squares<S: Simd>(s: S, x: &[f32], scale: f32) -> f32 {
+pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32], scale: f32) -> f32 {
     let scale = s.splat(scale);
     let mut sums = [s.splat(0.0); 4];
     let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
@@ -52,7 +52,7 @@ fn sum_of_squares<S: Simd>(s: S, x: &[f32], scale: f32) -> f32 {
 /// A power of two that brings the row's largest magnitude to 1..2 (0.5 and up near the ends of the range); 1 if the
 /// largest is 0, infinite or NaN.
 #[inline(always)]
-fn power_of_two_for(x: &[f32]) -> f32 {
+pub(crate) fn power_of_two_for(x: &[f32]) -> f32 {
     let mut largest = 0.0f32;
     for v in x {
         largest = if v.abs() > largest { v.abs() } else { largest };
@@ -91,7 +91,7 @@ impl Zip for Scaled {
 
 /// `1 / sqrt(sum / n + eps)` of values that had been multiplied by `scale`, to be applied to such values.
 #[inline(always)]
-fn inverse_root(sum: f32, n: usize, scale: f32, eps: f32) -> f32 {
+pub(crate) fn inverse_root(sum: f32, n: usize, scale: f32, eps: f32) -> f32 {
     let scale = f64::from(scale);
     let factor = 1.0 / (f64::from(sum) / n as f64 + f64::from(eps) * scale * scale).sqrt();
     // Only a constant row of huge values gets here: its differences are 0 and must stay so.

@@ -54,12 +54,39 @@ pub enum RopeScaling {
         /// Context length of the first training.
         original_context: u32,
     },
+    /// Pairs that turn more than `beta_fast` times within the original context stay, those that turn less than
+    /// `beta_slow` times are divided by `factor`, those between get a mixture that is linear in the pair's number; turned
+    /// vectors become `attention_factor` times as long (YaRN, Peng et al. 2023, arXiv 2309.00071).
+    Yarn {
+        /// How much longer the context is.
+        factor: f32,
+        /// Context length of the first training.
+        original_context: u32,
+        /// Turns within the original context above which a pair is kept; usually 32.
+        beta_fast: f32,
+        /// Turns within the original context below which a pair is fully scaled; usually 1.
+        beta_slow: f32,
+        /// Whether the mixture begins and ends at whole pairs, as in most models.
+        truncate: bool,
+        /// What cosines and sines are multiplied with; usually `1 + ln(factor) / 10`.
+        attention_factor: f32,
+    },
+    /// Every frequency is divided by a number of its own, which [`Rope::with_factors`] is given; turned vectors become
+    /// `attention_factor` times as long (LongRoPE, Ding et al. 2024, arXiv 2402.13753).
+    LongRope {
+        /// Context length up to which a model's factors for short texts hold.
+        original_context: u32,
+        /// What cosines and sines are multiplied with.
+        attention_factor: f32,
+    },
 }
 
 impl RopeScaling {
-    fn apply(self, frequency: f64) -> f64 {
+    /// The frequency of pair `i` of `n_rot / 2`.
+    fn frequency(self, i: usize, n_rot: usize, base: f64) -> f64 {
+        let frequency = base.powf(-((2 * i) as f64) / n_rot as f64);
         match self {
-            RopeScaling::None => frequency,
+            RopeScaling::None | RopeScaling::LongRope { .. } => frequency,
             RopeScaling::Linear { factor } => frequency / f64::from(factor),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let turns = f64::from(original_context) * frequency / std::f64::consts::TAU;
@@ -67,6 +94,31 @@ impl RopeScaling {
                 let kept = ((turns - low) / (high - low)).clamp(0.0, 1.0);
                 frequency * (kept + (1.0 - kept) / f64::from(factor))
             }
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
+                // The pair, as a real number, that turns so often within the original context.
+                let pair_with = |turns: f32| {
+                    let longest = f64::from(original_context) / (f64::from(turns) * std::f64::consts::TAU);
+                    n_rot as f64 * longest.ln() / (2.0 * base.ln())
+                };
+                let (mut first, mut last) = (pair_with(beta_fast), pair_with(beta_slow));
+                if truncate {
+                    (first, last) = (first.floor(), last.ceil());
+                }
+                let (first, last) = (first.max(0.0), last.min(n_rot as f64 - 1.0));
+                let width = if first == last { 0.001 } else { last - first };
+                let scaled = ((i as f64 - first) / width).clamp(0.0, 1.0);
+                frequency * (1.0 - scaled + scaled / f64::from(factor))
+            }
+        }
+    }
+
+    /// What cosines and sines are multiplied with.
+    fn magnitude(self) -> f64 {
+        match self {
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. } => {
+                f64::from(attention_factor)
+            }
+            _ => 1.0,
         }
     }
 
@@ -75,7 +127,9 @@ impl RopeScaling {
             Err(KernelError::Value { op: "rope", what, found: found.to_string(), allowed })
         };
         match self {
-            RopeScaling::Linear { factor } | RopeScaling::Llama3 { factor, .. }
+            RopeScaling::Linear { factor }
+            | RopeScaling::Llama3 { factor, .. }
+            | RopeScaling::Yarn { factor, .. }
                 if !(factor.is_finite() && factor > 0.0) =>
             {
                 value("scaling factor", factor, "positive finite numbers")
@@ -85,6 +139,16 @@ impl RopeScaling {
                     && (high_freq_factor - low_freq_factor).is_finite()) =>
             {
                 value("high_freq_factor", high_freq_factor, "finite numbers above low_freq_factor")
+            }
+            RopeScaling::Yarn { attention_factor, .. } | RopeScaling::LongRope { attention_factor, .. }
+                if !(attention_factor.is_finite() && attention_factor > 0.0) =>
+            {
+                value("attention_factor", attention_factor, "positive finite numbers")
+            }
+            RopeScaling::Yarn { beta_fast, beta_slow, .. }
+                if !(beta_slow > 0.0 && beta_slow < beta_fast && beta_fast.is_finite()) =>
+            {
+                value("beta_fast", beta_fast, "finite numbers above beta_slow, which is positive")
             }
             _ => Ok(()),
         }
@@ -96,6 +160,7 @@ impl RopeScaling {
 pub struct Rope {
     pairing: RopePairing,
     frequencies: Vec<f64>, // [n_rot / 2], radians per position
+    magnitude: f64,
     max_positions: usize,
 }
 
@@ -120,12 +185,11 @@ impl Rope {
             return Err(KernelError::Value { op: "rope", what: "base", found, allowed });
         }
         scaling.check()?;
-        let frequency = |i: usize| f64::from(base).powf(-((2 * i) as f64) / n_rot as f64);
-        let frequencies = (0..n_rot / 2).map(|i| scaling.apply(frequency(i))).collect();
-        Ok(Rope { pairing, frequencies, max_positions })
+        let frequencies = (0..n_rot / 2).map(|i| scaling.frequency(i, n_rot, f64::from(base))).collect();
+        Ok(Rope { pairing, frequencies, magnitude: scaling.magnitude(), max_positions })
     }
 
-    /// Divides frequency `i` by `factors[i]`, as the tensor `rope_freqs.weight` of a GGUF file prescribes.
+    /// Divides frequency `i` by `factors[i]`, as the tensor `rope_freqs.weight` of a GGUF file prescribes, or LongRoPE.
     ///
     /// # Errors
     /// [`KernelError::Shape`] if there is not one factor per pair, [`KernelError::Value`] if one is not positive.
@@ -154,6 +218,11 @@ impl Rope {
     /// Radians per position, pair by pair.
     pub fn frequencies(&self) -> &[f64] {
         &self.frequencies
+    }
+
+    /// How much longer vectors become when they are turned: 1 but for YaRN and LongRoPE.
+    pub fn magnitude(&self) -> f64 {
+        self.magnitude
     }
 }
 
@@ -205,7 +274,7 @@ impl RopeAngles {
             let (cos, sin) = row.split_at_mut(self.pairs);
             for ((cos, sin), frequency) in cos.iter_mut().zip(sin).zip(&rope.frequencies) {
                 let (s, c) = (f64::from(position) * frequency).sin_cos();
-                (*cos, *sin) = (c as f32, s as f32);
+                (*cos, *sin) = ((rope.magnitude * c) as f32, (rope.magnitude * s) as f32);
             }
         }
         self.pairing = rope.pairing;
@@ -286,7 +355,8 @@ impl Kernels {
     ///
     /// **Shapes:** `x` is `[tokens, n_heads * head_dim]`, typically the Q or the K strip of a fused projection;
     /// `angles` has a row per token. If the rotary dimension is below `head_dim`, the rest of each head stays.
-    /// **Accuracy:** absolute `2^-21 sqrt(a^2 + b^2)` at positions up to 131072.
+    /// With YaRN and LongRoPE, cosines and sines are multiplied with [`Rope::magnitude`].
+    /// **Accuracy:** absolute `2^-21 sqrt(a^2 + b^2)` at positions up to 131072, times the magnitude.
     /// **Special values:** a NaN or infinity reaches its own pair only.
     /// **Errors:** [`KernelError::Shape`] if the tokens, or the columns and heads, do not match.
     /// **Threads:** rows are spread over the team; a row's bits depend on that row alone.

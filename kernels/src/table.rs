@@ -43,6 +43,7 @@ macro_rules! operations {
             fn rms_norm_row_in_place(x: &mut [f32], weight: &[f32], eps: f32) = crate::norm::rms_row_in_place;
             fn rms_norm_row_add(x: &[f32], weight: &[f32], eps: f32, residual: &mut [f32]) = crate::norm::rms_row_add;
             fn layer_norm_row(x: &[f32], weight: &[f32], bias: &[f32], eps: f32, out: &mut [f32]) = crate::norm::layer_row;
+            fn l2_normalize_row(x: &mut [f32]) = crate::pooling::l2_normalize_row;
             fn rope_row(x: &mut [f32], head_dim: usize, angles: &[f32], pairing: RopePairing) = crate::rope::row;
             fn activate_row(activation: Activation, x: &mut [f32]) = crate::activation::activate_row;
             fn gated_row(activation: Activation, gate: &[f32], up: &[f32], out: &mut [f32]) = crate::activation::gated_row;

@@ -77,6 +77,18 @@ fn ulp(x: f64) -> f64 {
     2f64.powi(exponent - 23)
 }
 
+/// A scaling with pairs that stay, pairs that are scaled, and some between.
+fn yarn(truncate: bool) -> RopeScaling {
+    RopeScaling::Yarn {
+        factor: 4.0,
+        original_context: 32_768,
+        beta_fast: 32.0,
+        beta_slow: 1.0,
+        truncate,
+        attention_factor: 1.138_629_4,
+    }
+}
+
 /// One of the functions of math.rs: how it is called, its reference, and the bound in ulp plus an absolute one.
 struct Function {
     name: &'static str,
@@ -330,7 +342,7 @@ proptest! {
     #[test]
     fn rope_matches_the_reference(
         rows in 0usize..6, heads in 1usize..4, pairs in 1usize..70, rest in prop_oneof![Just(0usize), 0usize..40],
-        padding in 0usize..9, halves: bool, far: bool, scaling in 0usize..3, seed: u64,
+        padding in 0usize..9, halves: bool, far: bool, scaling in 0usize..6, seed: u64,
     ) {
         let mut random = Random(seed);
         let pairing = if halves { RopePairing::Halves } else { RopePairing::Interleaved };
@@ -340,6 +352,9 @@ proptest! {
             RopeScaling::Llama3 {
                 factor: 32.0, low_freq_factor: 1.0, high_freq_factor: 4.0, original_context: 8192,
             },
+            yarn(true),
+            yarn(false),
+            RopeScaling::LongRope { original_context: 4096, attention_factor: 1.19 },
         ][scaling];
         let head_dim = 2 * pairs + rest;
         let rope = Rope::new(pairing, 2 * pairs, 10000.0, scaling, 131_072).unwrap();
@@ -354,16 +369,47 @@ proptest! {
         for (isa, got) in run_everywhere(&["rope_row"], &x, |k, team, x| k.rope(team, &angles, head_dim, x)) {
             for (i, position) in positions.iter().enumerate() {
                 for (head, got) in x.row(i).chunks(head_dim).zip(got.row(i).chunks(head_dim)) {
-                    let want = reference::rope(head, &frequencies, pairing, *position);
+                    let want = reference::rope(head, &frequencies, rope.magnitude(), pairing, *position);
                     let partner = |j: usize| match pairing {
                         RopePairing::Interleaved => j ^ 1,
                         RopePairing::Halves => (j + pairs) % (2 * pairs),
                     };
                     assert_row(isa, got, &want, |j| {
                         if j >= 2 * pairs { return 0.0 } // not turned: the same value
-                        f64::from(head[j]).hypot(f64::from(head[partner(j)])) * 2f64.powi(-21) + 1e-44
+                        let length = f64::from(head[j]).hypot(f64::from(head[partner(j)]));
+                        length * rope.magnitude() * 2f64.powi(-21) + 1e-44
                     });
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn lengths_and_means_of_rows_match_the_reference(
+        (rows, cols, padding, shift, seed) in shape(), scale in prop::sample::select(vec![1.0f32, 1e-30, 1e30]),
+    ) {
+        let mut random = Random(seed);
+        let x = Guarded::new(rows, cols, padding, shift, || random.value(scale));
+        for (isa, got) in run_everywhere(&["l2_normalize_row"], &x, |k, team, x| k.l2_normalize(team, x)) {
+            for i in 0..rows {
+                let want = reference::l2_normalize(x.row(i));
+                let relative = (8.0 + cols as f64 / 32.0) * 2.0 * U;
+                assert_row(isa, got.row(i), &want, |j| relative * want[j].abs() + TINY);
+            }
+        }
+        let groups: Vec<_> = (0..rows).map(|first| first..first + 1 + random.below(rows - first)).collect();
+        let out = Guarded::new(rows, cols, padding / 2, 15 - shift, || f32::NAN);
+        let means = run_everywhere(&["add_row", "scale_row"], &out, |k, team, out| {
+            k.mean_rows(team, x.mat(), &groups, out)
+        });
+        for (isa, got) in means {
+            for (i, group) in groups.iter().enumerate().filter(|_| cols > 0) {
+                let of = |f: fn(f32) -> f32| -> Vec<f32> {
+                    group.clone().flat_map(|row| x.row(row).iter().map(|x| f(*x)).collect::<Vec<_>>()).collect()
+                };
+                let want = reference::mean_rows(&of(|x| x), cols);
+                let size = reference::mean_rows(&of(f32::abs), cols);
+                assert_row(isa, got.row(i), &want, |j| (group.len() + 1) as f64 * U * size[j] + TINY);
             }
         }
     }
@@ -593,10 +639,32 @@ fn arguments_that_do_not_fit_are_refused_by_name_and_nothing_is_written() {
     refused("bias.len is 3, but 4", &|out| kernels.layer_norm(team, x34, w4, w3, 0.0, out));
     refused("up.rows is 4, but 3", &|out| kernels.gated(team, Activation::Silu, x34, x43, out));
     refused("y.rows is 4, but 3", &|out| kernels.add(team, out, x43));
+    refused("out.rows is 3, but 1", &|out| kernels.mean_rows(team, x34, &[0..3], out));
+    refused("rows of a group (at least) is 0, but 1", &|out| {
+        kernels.mean_rows(team, x34, &[0..1, 1..1, 1..2], out)
+    });
+    refused("end of a group (at most) is 4, but 3", &|out| {
+        kernels.mean_rows(team, x34, &[0..1, 1..4, 1..2], out)
+    });
+    refused("out.cols is 4, but 3", &|out| kernels.mean_rows(team, x43, &[0..1, 1..2, 2..3], out));
     refused("cap is 0", &|out| kernels.softcap(team, 0.0, out));
     refused("head_dim (at least) is 2, but 4", &|out| kernels.rope(team, &angles, 2, out));
     refused("x.cols (a multiple of) is 4, but 5", &|out| kernels.rope(team, &angles, 5, out));
     assert_eq!(out, [7.0; 12]);
+    for (name, beta_fast, attention_factor) in
+        [("beta_fast is 1", 1.0, 1.0), ("attention_factor is -1", 32.0, -1.0)]
+    {
+        let scaling = RopeScaling::Yarn {
+            factor: 4.0,
+            original_context: 64,
+            beta_fast,
+            beta_slow: 1.0,
+            truncate: true,
+            attention_factor,
+        };
+        let message = Rope::new(RopePairing::Halves, 8, 1e4, scaling, 9).unwrap_err().to_string();
+        assert!(message.contains(name), "{message}");
+    }
     assert!(Rope::new(RopePairing::Halves, 5, 1e4, RopeScaling::None, 9).is_err());
     assert!(Rope::new(RopePairing::Halves, 4, -1.0, RopeScaling::None, 9).is_err());
     assert!(Rope::new(RopePairing::Halves, 4, 1e4, RopeScaling::Linear { factor: 0.0 }, 9).is_err());

@@ -1,7 +1,12 @@
 //! What a model looks like: one plain struct, filled from GGUF metadata or a Hugging Face `config.json`, checked once.
 
+mod rope;
+
+pub(crate) use self::rope::yarn_magnitude;
+
 use crate::LoadError;
 use crate::arch::Family;
+use crate::embed::Pooling;
 use crate::gguf::{FromValue, Metadata};
 use gable_kernels::activation::Activation;
 use gable_kernels::rope::{RopePairing, RopeScaling};
@@ -36,6 +41,26 @@ pub enum Positions {
     Learned,
 }
 
+/// A choice of feed-forward networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpertConfig {
+    /// How many there are.
+    pub count: usize,
+    /// How many of them each row goes through.
+    pub used: usize,
+    /// Whether the weights of those are made to sum to 1.
+    pub normalized: bool,
+}
+
+/// What RoPE's frequencies are divided by, a number for each pair.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RopeFactors {
+    /// In sessions within the original context; in all where there are no others.
+    pub short: Vec<f32>,
+    /// In sessions that reach beyond it.
+    pub long: Option<Vec<f32>>,
+}
+
 /// The shape of a transformer and the constants of its formulas.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -45,7 +70,7 @@ pub struct ModelConfig {
     pub n_layers: usize,
     /// Length of the vectors that flow through the layers.
     pub d_model: usize,
-    /// Width of the feed-forward network.
+    /// Width of the feed-forward network, or of an expert.
     pub d_ff: usize,
     /// Query heads.
     pub n_heads: usize,
@@ -63,6 +88,14 @@ pub struct ModelConfig {
     pub norm_eps: f32,
     /// How positions enter.
     pub positions: Positions,
+    /// Whether every position sees all others, and the norms stand behind the sums: `x = norm(x + block(x))`.
+    pub encoder: bool,
+    /// How the vectors of a text's tokens become one, where the model's maker says.
+    pub pooling: Option<Pooling>,
+    /// The choice of experts, in families that have them.
+    pub experts: Option<ExpertConfig>,
+    /// What RoPE's frequencies are divided by, where the configuration says; in GGUF files tensors do.
+    pub rope_factors: Option<RopeFactors>,
     /// Nonlinearity of the feed-forward network.
     pub activation: Activation,
     /// Embeddings are multiplied with this.
@@ -79,6 +112,9 @@ pub struct ModelConfig {
 
 /// Widest accepted extents: far above any model, low enough that no product of two can overflow.
 const MAX_EXTENT: usize = 1 << 24;
+
+/// Most experts that are accepted: each is a matrix of its own.
+const MAX_EXPERTS: usize = 1024;
 
 fn bad(key: &str, reason: String) -> LoadError {
     LoadError::Metadata { key: key.to_owned(), reason }
@@ -135,6 +171,7 @@ impl ModelConfig {
         let n_layers = keys.extent("block_count")?;
         let average_query = family.average_query_layers == Some(n_layers);
         let query_width = if average_query { d_model / n_heads } else { head_dim };
+        let max_seq_len = keys.extent("context_length")?;
         let eps_key = match family.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",
             NormKind::Layer => "attention.layer_norm_epsilon",
@@ -148,7 +185,7 @@ impl ModelConfig {
                     n_rot: keys.extent_or("rope.dimension_count", head_dim)?,
                     base,
                     window_base: keys.get("rope.freq_base_swa")?.or(family.window_rope_base).unwrap_or(base),
-                    scaling: gguf_rope_scaling(&keys)?,
+                    scaling: rope::from_gguf(&keys, max_seq_len)?,
                 }
             }
         };
@@ -160,14 +197,29 @@ impl ModelConfig {
             architecture: family.name,
             n_layers,
             d_model,
-            d_ff: keys.extent("feed_forward_length")?,
+            d_ff: keys.extent(if family.experts {
+                "expert_feed_forward_length"
+            } else {
+                "feed_forward_length"
+            })?,
             n_heads,
             n_kv_heads: keys.extent_or("attention.head_count_kv", n_heads)?,
             head_dim,
             vocab_size,
-            max_seq_len: keys.extent("context_length")?,
+            max_seq_len,
             norm: family.norm,
             norm_eps: keys.get(eps_key)?.unwrap_or(1e-5),
+            encoder: family.encoder,
+            pooling: Pooling::from_gguf(keys.get("pooling_type")?)?,
+            experts: match family.experts {
+                false => None,
+                true => Some(ExpertConfig {
+                    count: keys.extent("expert_count")?,
+                    used: keys.extent("expert_used_count")?,
+                    normalized: keys.get("expert_weights_norm")?.unwrap_or(true),
+                }),
+            },
+            rope_factors: None,
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),
@@ -206,6 +258,7 @@ impl ModelConfig {
         let n_heads = required(&["num_attention_heads", "n_head"])?;
         let n_layers = required(&["num_hidden_layers", "n_layer"])?;
         let head_dim = number(&["head_dim"])?.unwrap_or(d_model / n_heads);
+        let max_seq_len = required(&["max_position_embeddings", "n_positions"])?;
         let rope = first(&["rope_parameters", "rope_scaling"]);
         // Newer configurations keep one set of RoPE parameters per kind of layer.
         let (full, local) = match rope {
@@ -222,9 +275,39 @@ impl ModelConfig {
             let base = float(&["rope_theta"]).or(theta(full)).unwrap_or(family.default_rope_base);
             let window_base =
                 float(&["rope_local_base_freq"]).or(theta(local)).or(family.window_rope_base).unwrap_or(base);
-            let scaling = hf_rope_scaling(full)?;
-            Positions::Rope { pairing: RopePairing::Halves, n_rot: head_dim, base, window_base, scaling }
+            let scaling = rope::from_hf(full, json, max_seq_len)?;
+            let part =
+                |v: Option<&Json>| v.and_then(|v| v.get("partial_rotary_factor")).and_then(Json::as_f64);
+            let part = part(full).or(part(Some(json))).unwrap_or(1.0);
+            let n_rot = if (0.0..=1.0).contains(&part) { (head_dim as f64 * part) as usize } else { 0 };
+            Positions::Rope { pairing: RopePairing::Halves, n_rot, base, window_base, scaling }
         };
+        if family.encoder {
+            for (name, supported) in [("hidden_act", "gelu"), ("position_embedding_type", "absolute")] {
+                if let Some(found) = first(&[name]).and_then(Json::as_str).filter(|found| *found != supported)
+                {
+                    return Err(bad(name, format!("is {found:?}; supported: {supported:?}")));
+                }
+            }
+        }
+        let experts = match family.experts {
+            false => None,
+            true => Some(ExpertConfig {
+                count: required(&["num_experts", "num_local_experts"])?,
+                used: required(&["num_experts_per_tok"])?,
+                normalized: first(&["norm_topk_prob"]).and_then(Json::as_bool).unwrap_or(false),
+            }),
+        };
+        if family.experts {
+            let step = number(&["decoder_sparse_step"])?.unwrap_or(1);
+            let dense = first(&["mlp_only_layers"]).and_then(Json::as_array).map_or(0, Vec::len);
+            if (step, dense) != (1, 0) {
+                let reason = format!(
+                    "is {step} with {dense} layers in mlp_only_layers; supported: experts in every layer"
+                );
+                return Err(bad("decoder_sparse_step", reason));
+            }
+        }
         let uses_window = first(&["use_sliding_window"]).and_then(Json::as_bool).unwrap_or(true);
         let window = number(&["sliding_window"])?.filter(|_| uses_window).map(|n| n as u64);
         let pattern = number(&["sliding_window_pattern", "_sliding_window_pattern"])?.map(|n| n as u64);
@@ -240,14 +323,21 @@ impl ModelConfig {
             architecture: family.name,
             n_layers,
             d_model,
-            d_ff: number(&["intermediate_size", "n_inner"])?.unwrap_or(4 * d_model),
+            d_ff: match family.experts {
+                true => required(&["moe_intermediate_size"])?,
+                false => number(&["intermediate_size", "n_inner"])?.unwrap_or(4 * d_model),
+            },
             n_heads,
             n_kv_heads: number(&["num_key_value_heads"])?.unwrap_or(n_heads),
             head_dim,
             vocab_size: required(&["vocab_size"])?,
-            max_seq_len: required(&["max_position_embeddings", "n_positions"])?,
+            max_seq_len,
             norm: family.norm,
-            norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon"]).unwrap_or(1e-6),
+            norm_eps: float(&["rms_norm_eps", "layer_norm_epsilon", "layer_norm_eps"]).unwrap_or(1e-6),
+            encoder: family.encoder,
+            pooling: None, // in a file of its own
+            experts,
+            rope_factors: rope::factors_from_hf(full)?,
             positions,
             activation: family.activation,
             embedding_scale: family.embedding_scale(d_model),
@@ -257,6 +347,18 @@ impl ModelConfig {
             windows: layer_windows,
         };
         config.validate(str::to_owned)
+    }
+
+    /// Says that the frequencies have factors for long and for short sessions, as the tensors of a GGUF file tell.
+    ///
+    /// # Errors
+    /// A mistyped or impossible key, by name.
+    pub(crate) fn set_long_rope(&mut self, metadata: &Metadata) -> Result<(), LoadError> {
+        let keys = Keys { metadata, architecture: self.architecture };
+        if let Positions::Rope { scaling, .. } = &mut self.positions {
+            *scaling = rope::long(&keys, self.max_seq_len)?;
+        }
+        Ok(())
     }
 
     /// Refuses what no transformer can have; `key` names a field as the file does.
@@ -276,8 +378,15 @@ impl ModelConfig {
         if !(self.norm_eps.is_finite() && self.norm_eps > 0.0) {
             return fail("rms_norm_eps", format!("is {}; allowed: positive numbers", self.norm_eps));
         }
+        if let Some(ExpertConfig { count, used, .. }) = self.experts
+            && (count > MAX_EXPERTS || used > count)
+        {
+            let reason =
+                format!("is {used} of {count} experts; allowed: at most all, of up to {MAX_EXPERTS}");
+            return fail("num_experts_per_tok", reason);
+        }
         if let Positions::Rope { n_rot, base, window_base, .. } = self.positions {
-            if n_rot > self.head_dim || !n_rot.is_multiple_of(2) {
+            if n_rot == 0 || n_rot > self.head_dim || !n_rot.is_multiple_of(2) {
                 let reason = format!("is {n_rot}; allowed: even numbers up to the head's {}", self.head_dim);
                 return fail("rope_dimension", reason);
             }
@@ -311,6 +420,7 @@ fn gguf_key(field: &str) -> &str {
         "num_key_value_heads" => "attention.head_count_kv",
         "head_dim" => "attention.key_length",
         "rms_norm_eps" => "attention.layer_norm_rms_epsilon",
+        "num_experts_per_tok" => "expert_used_count",
         "rope_dimension" => "rope.dimension_count",
         "rope_theta" => "rope.freq_base",
         other => other,
@@ -329,40 +439,4 @@ fn windows(
         window.filter(|_| family.has_window()).and_then(|n| usize::try_from(n).ok()).filter(|n| *n > 0);
     let is_global = |i: usize| pattern > 1 && (i as u64 + 1).is_multiple_of(pattern);
     (0..n_layers).map(|i| window.filter(|_| !is_global(i))).collect()
-}
-
-fn gguf_rope_scaling(keys: &Keys<'_>) -> Result<RopeScaling, LoadError> {
-    let factor: f32 = match keys.get("rope.scaling.factor")? {
-        Some(factor) => factor,
-        None => keys.get("rope.scale_linear")?.unwrap_or(1.0),
-    };
-    let kind: Option<&str> = keys.get("rope.scaling.type")?;
-    match kind {
-        None | Some("linear") if factor != 1.0 && factor != 0.0 => Ok(RopeScaling::Linear { factor }),
-        None | Some("none" | "linear") => Ok(RopeScaling::None),
-        Some(other) => Err(unsupported_scaling(other)),
-    }
-}
-
-fn hf_rope_scaling(json: Option<&Json>) -> Result<RopeScaling, LoadError> {
-    let Some(json) = json.filter(|j| j.is_object()) else { return Ok(RopeScaling::None) };
-    let number = |name: &str| json.get(name).and_then(Json::as_f64).map(|x| x as f32);
-    let need =
-        |name: &str| number(name).ok_or_else(|| bad(name, "is missing from the RoPE parameters".to_owned()));
-    match json.get("rope_type").or(json.get("type")).and_then(Json::as_str) {
-        None | Some("default") => Ok(RopeScaling::None),
-        Some("linear") => Ok(RopeScaling::Linear { factor: need("factor")? }),
-        Some("llama3") => Ok(RopeScaling::Llama3 {
-            factor: need("factor")?,
-            low_freq_factor: need("low_freq_factor")?,
-            high_freq_factor: need("high_freq_factor")?,
-            original_context: need("original_max_position_embeddings")? as u32,
-        }),
-        Some(other) => Err(unsupported_scaling(other)),
-    }
-}
-
-fn unsupported_scaling(found: &str) -> LoadError {
-    let supported = "none, linear, llama3".to_owned();
-    LoadError::Unsupported { what: "RoPE scaling", found: found.to_owned(), supported }
 }

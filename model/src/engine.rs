@@ -1,7 +1,7 @@
 //! A model with the memory to run it: what a single sequence and many of them have in common.
 
 use crate::RunError;
-use crate::forward::{Batch, Row, forward};
+use crate::forward::{Batch, Ending, Row, forward};
 use crate::model::Model;
 use crate::observer::{Observer, Operation};
 use crate::scratch::{Scratch, ScratchOptions, room};
@@ -37,8 +37,24 @@ pub(crate) struct Engine {
 }
 
 impl Engine {
-    /// Reserves a cache for `sequences` and all buffers; the cache's pages are not touched before they are used.
+    /// Room for `sequences` that are continued.
+    ///
+    /// # Errors
+    /// [`RunError::NoNextToken`] for an encoder, and sizes that cannot be allocated.
     pub(crate) fn new(
+        model: Arc<Model>,
+        pool: Arc<Pool>,
+        options: SessionOptions,
+        sequences: usize,
+    ) -> Result<Self, RunError> {
+        if model.config().encoder {
+            return Err(RunError::NoNextToken { architecture: model.config().architecture });
+        }
+        Self::for_vectors(model, pool, options, sequences)
+    }
+
+    /// Reserves a cache for `sequences` and all buffers; the cache's pages are not touched before they are used.
+    pub(crate) fn for_vectors(
         model: Arc<Model>,
         pool: Arc<Pool>,
         options: SessionOptions,
@@ -133,6 +149,17 @@ impl Engine {
         rows: impl Iterator<Item = Row>,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
+        self.run_to(Ending::Logits, phase, rows, observer)
+    }
+
+    /// The same, to another ending.
+    pub(crate) fn run_to(
+        &mut self,
+        ending: Ending,
+        phase: Phase,
+        rows: impl Iterator<Item = Row>,
+        observer: &mut dyn Observer,
+    ) -> Result<(), RunError> {
         self.rows.clear();
         self.rows.extend(rows);
         if let Some(timeline) = &mut self.timeline {
@@ -145,7 +172,7 @@ impl Engine {
                 window::release(config, &mut self.cache, row.sequence, row.position)
             })?;
         }
-        let batch = Batch { phase, rows: &self.rows };
+        let batch = Batch { phase, rows: &self.rows, ending };
         let (model, cache, scratch) = (&*self.model, &mut self.cache, &mut self.scratch);
         let cancel = self.cancel.clone();
         let threads = match phase {

@@ -167,6 +167,14 @@ pub enum RunError {
     /// A grammar or schema that cannot be read, or a text that cannot go on as it asks.
     #[error("grammar: {0}")]
     Grammar(String),
+    /// A model that foresees nothing.
+    #[error(
+        "{architecture} models are encoders: they give vectors of texts (gable embed), and no next token"
+    )]
+    NoNextToken {
+        /// Its family.
+        architecture: &'static str,
+    },
     /// A text that cannot be tokenized.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -6,15 +6,21 @@
 //!     q, k, v = W_Q n, W_K n, W_V n           with n = norm(x); q and k turned by position
 //!     x += W_O attention(q, keys so far, values so far)
 //!     x += W_down (act(W_gate n) * (W_up n))  with n = norm(x)
+//!     (with experts: the sum of those chosen for the row, each times its weight)
 //! logits = W_U norm(x)                        only for rows that ask
 //! ```
+//!
+//! An encoder's norms stand behind the sums, `x = norm(x + block(x))`. That is the same pass with `x = n` after each norm,
+//! where the norm before a block is the one behind the block before.
+
+mod experts;
 
 use crate::RunError;
 use crate::config::{ModelConfig, NormKind};
 use crate::model::Model;
 use crate::observer::{Observer, Operation, Site};
-use crate::scratch::Scratch;
-use crate::weights::{Layer, Linear, Norm, WeightMatrix};
+use crate::scratch::{Parts, Scratch};
+use crate::weights::{Dense, FeedForward, Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
@@ -78,10 +84,21 @@ pub struct Batch<'a> {
     pub phase: Phase,
     /// At most as many as the scratch has room for; a sequence's rows in the order of their positions.
     pub rows: &'a [Row],
+    /// What is wanted of them.
+    pub ending: Ending,
+}
+
+/// How a pass ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    /// In scores of the next token, for the rows that want them.
+    Logits,
+    /// In the vectors behind the last norm, of all rows.
+    Vectors,
 }
 
 /// Passes a batch through the model: appends its keys and values to the cache and leaves the logits of the rows that
-/// want them in `scratch.logits()`, in the order of the rows.
+/// want them in `scratch.logits()`, in the order of the rows; or all rows' vectors in `scratch.vectors()`.
 ///
 /// Nothing is allocated unless the observer wants something. A row's bits depend on its own sequence only.
 ///
@@ -112,17 +129,23 @@ pub fn forward(
     }
     pass.embed(batch, scratch)?;
     observer.done(0, Operation::Embed);
-    pass.show(observer, 0, Site::Embed, scratch.x());
+    pass.show(observer, 0, Site::Embed, scratch.vectors());
     for (i, layer) in model.weights().layers.iter().enumerate() {
         pass.attention_block(i, layer, cache, scratch, observer)?;
-        pass.show(observer, i, Site::ResidualMid, scratch.x());
-        pass.feed_forward_block(i, layer, scratch, observer)?;
-        pass.show(observer, i, Site::ResidualOut, scratch.x());
+        pass.show(observer, i, Site::ResidualMid, scratch.vectors());
+        match &layer.ffn {
+            FeedForward::Dense(ffn) => pass.feed_forward_block(i, layer, ffn, scratch, observer)?,
+            FeedForward::Experts(experts) => pass.experts_block(i, layer, experts, scratch, observer)?,
+        }
+        pass.show(observer, i, Site::ResidualOut, scratch.vectors());
         if team.is_cancelled() {
             return Err(KernelError::Cancelled.into());
         }
     }
-    pass.unembed(batch, scratch, observer, config)?;
+    match batch.ending {
+        Ending::Logits => pass.unembed(batch, scratch, observer, config)?,
+        Ending::Vectors => pass.last_norm(scratch, observer)?,
+    }
     scratch.count_weights(pass.weight_bytes.get());
     Ok(())
 }
@@ -138,7 +161,7 @@ struct Pass<'a> {
 }
 
 impl Pass<'_> {
-    /// `x = W_E[token] * scale (+ W_P[position])`
+    /// `x = W_E[token] * scale (+ W_P[position] + W_T[0])`
     fn embed(&self, batch: &Batch<'_>, scratch: &mut Scratch) -> Result<(), RunError> {
         let (config, weights) = (self.model.config(), self.model.weights());
         let table = weights.embedding.view(self.model.files())?;
@@ -151,6 +174,11 @@ impl Pass<'_> {
                 for (x, p) in x.row_mut(i).iter_mut().zip(position_row.row_mut(0)) {
                     *x += *p;
                 }
+            }
+        }
+        if let Some(token_type) = &weights.token_type {
+            for i in 0..batch.rows.len() {
+                x.row_mut(i).iter_mut().zip(token_type).for_each(|(x, t)| *x += *t);
             }
         }
         if config.embedding_scale != 1.0 {
@@ -174,7 +202,8 @@ impl Pass<'_> {
         let s = scratch.parts();
 
         let forms = self.forms([&layer.q, &layer.k, &layer.v]);
-        self.norm(&layer.attention_norm, s.x.as_ref(), s.activations, forms)?;
+        let mut x = s.x;
+        self.norm_before(&layer.attention_norm, x.reborrow(), s.activations, forms)?;
         observer.done(i, Operation::Norm);
         self.show(observer, i, Site::AttentionInput, s.activations.f32());
         let mut qkv = s.qkv;
@@ -207,7 +236,11 @@ impl Pass<'_> {
             n_heads: config.n_heads,
             scale: config.attention_scale,
             soft_cap: config.attention_soft_cap,
-            mask: config.windows.get(i).copied().flatten().map_or(Mask::Causal, Mask::Window),
+            mask: match config.windows.get(i).copied().flatten() {
+                _ if config.encoder => Mask::Bidirectional,
+                None => Mask::Causal,
+                Some(n) => Mask::Window(n),
+            },
             arithmetic: self.numerics.attention(self.phase, self.kernels),
         };
         let input = AttentionInput { q, cache, layer: i, rows: s.cache_rows, bias: None };
@@ -223,7 +256,7 @@ impl Pass<'_> {
             output,
             post_norm,
             s.activations,
-            s.x,
+            x,
             s.block_out,
             (Site::AttentionOut, Operation::AttentionOutput),
             observer,
@@ -266,43 +299,45 @@ impl Pass<'_> {
         &self,
         i: usize,
         layer: &Layer,
+        ffn: &Dense,
         scratch: &mut Scratch,
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         let config = self.model.config();
         let (d_ff, rows) = (config.d_ff, scratch.rows());
         let s = scratch.parts();
-        let forms = self.forms(layer.gate.iter().chain([&layer.up]));
-        self.norm(&layer.ffn_norm, s.x.as_ref(), s.activations, forms)?;
+        let forms = self.forms(ffn.gate.iter().chain([&ffn.up]));
+        let mut x = s.x;
+        self.norm_before(&layer.ffn_norm, x.reborrow(), s.activations, forms)?;
         observer.done(i, Operation::Norm);
         self.show(observer, i, Site::FfnInput, s.activations.f32());
         let mut inner = s.hidden.begin(rows, d_ff)?;
-        match &layer.gate {
+        match &ffn.gate {
             Some(gate) => {
                 let [of_gate, of_up] = s.gate_up.split_columns([d_ff, d_ff]);
-                let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&layer.up.weight)?);
-                let factors = [product(gate, &w_gate, of_gate), product(&layer.up, &w_up, of_up)];
+                let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&ffn.up.weight)?);
+                let factors = [product(gate, &w_gate, of_gate), product(&ffn.up, &w_up, of_up)];
                 let (phase, activation) = (self.phase, config.activation);
                 self.kernels.matmul_gated(self.team, phase, s.activations, activation, factors, inner)?;
                 observer.done(i, Operation::GateUp);
             }
             None => {
-                self.linear(&layer.up, s.activations, inner.reborrow(), false)?;
+                self.linear(&ffn.up, s.activations, inner.reborrow(), false)?;
                 observer.done(i, Operation::GateUp);
                 self.kernels.activate(self.team, config.activation, inner)?;
                 observer.done(i, Operation::Activate);
             }
         }
         self.show(observer, i, Site::FfnActivation, s.hidden.f32());
-        self.kernels.prepare(self.team, s.hidden, self.forms([&layer.down]))?;
+        self.kernels.prepare(self.team, s.hidden, self.forms([&ffn.down]))?;
         observer.done(i, Operation::Prepare);
         let post_norm = layer.ffn_post_norm.as_ref();
         self.add_to_residual(
             i,
-            &layer.down,
+            &ffn.down,
             post_norm,
             s.hidden,
-            s.x,
+            x,
             s.block_out,
             (Site::FfnOut, Operation::Down),
             observer,
@@ -379,6 +414,30 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// `x = norm(x)`, of all rows.
+    fn last_norm(&self, scratch: &mut Scratch, observer: &mut dyn Observer) -> Result<(), RunError> {
+        let Parts { mut x, activations, .. } = scratch.parts();
+        self.norm(&self.model.weights().output_norm, x.as_ref(), activations, Forms::EXACT)?;
+        copy_rows(activations.f32(), &mut x);
+        observer.done(self.model.config().n_layers, Operation::Norm);
+        Ok(())
+    }
+
+    /// The norm before a block; in an encoder its result takes the place of the residual stream.
+    fn norm_before(
+        &self,
+        norm: &Norm,
+        mut x: MatMut<'_>,
+        activations: &mut Activations,
+        forms: Forms,
+    ) -> Result<(), RunError> {
+        self.norm(norm, x.as_ref(), activations, forms)?;
+        if self.model.config().encoder {
+            copy_rows(activations.f32(), &mut x);
+        }
+        Ok(())
+    }
+
     /// Normalised rows become the activations of the coming matmuls, in the forms that these read.
     fn norm(
         &self,
@@ -430,6 +489,12 @@ impl Pass<'_> {
         if observer.wants(layer, site) {
             observer.observe(layer, site, values);
         }
+    }
+}
+
+fn copy_rows(from: MatRef<'_>, to: &mut MatMut<'_>) {
+    for i in 0..to.rows() {
+        to.row_mut(i).copy_from_slice(from.row(i));
     }
 }
 

@@ -258,7 +258,12 @@ fn present(model: &Model, layer: usize, role: Role) -> Option<Role> {
     };
     match role {
         Role::Q | Role::K | Role::V if layer.q.weight.name() == layer.k.weight.name() => Some(Role::Qkv),
-        Role::Gate if layer.gate.is_none() => None,
+        // An expert sees only some of the rows.
+        Role::Gate | Role::Up | Role::Down => match (role, layer.ffn.dense()) {
+            (_, None) => None,
+            (Role::Gate, Some(ffn)) if ffn.gate.is_none() => None,
+            _ => Some(role),
+        },
         role => Some(role),
     }
 }

@@ -14,6 +14,7 @@ pub mod batch;
 pub mod chat_template;
 pub mod config;
 pub mod constraint;
+pub mod embed;
 mod engine;
 pub mod error;
 mod file_kind;

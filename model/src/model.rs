@@ -2,14 +2,15 @@
 
 use crate::LoadError;
 use crate::arch::Family;
-use crate::config::{ModelConfig, Positions};
+use crate::config::{ModelConfig, Positions, RopeFactors};
+use crate::embed::Pooling;
 use crate::forward::Numerics;
 use crate::gguf::{Gguf, OverrideValue};
 use crate::mapped_file::{Access, MappedFile};
 use crate::safetensors::Safetensors;
 use crate::tensor_table::TensorTable;
 use crate::tokenizer::Tokenizer;
-use crate::weights::{Binder, Loader, WeightMatrix, Weights};
+use crate::weights::{Binder, Dense, FeedForward, Layer, Loader, WeightMatrix, Weights};
 use gable_kernels::rope::{Rope, RopeScaling};
 use std::path::Path;
 
@@ -34,11 +35,22 @@ pub struct Model {
     config: ModelConfig,
     weights: Weights,
     files: TensorTable,
-    ropes: Option<(Rope, Option<Rope>)>,
+    ropes: Option<Ropes>,
     tokenizer: Tokenizer,
     chat_template: Option<String>,
     name: String,
     gguf: Option<Gguf>,
+}
+
+/// The rotary embeddings of a model.
+#[derive(Debug)]
+struct Ropes {
+    /// Of layers that see everything.
+    full: Rope,
+    /// Of layers with a window, where that is another one.
+    window: Option<Rope>,
+    /// In the place of the first in sessions beyond so many positions.
+    long: Option<(usize, Rope)>,
 }
 
 impl Model {
@@ -60,6 +72,9 @@ impl Model {
         let table = gguf.table().clone();
         let vocab_size = table.require("token_embd.weight")?.dims.rows();
         let mut config = ModelConfig::from_gguf(family, gguf.metadata(), vocab_size)?;
+        if table.tensor("rope_factors_long.weight").is_some() {
+            config.set_long_rope(gguf.metadata())?;
+        }
         apply(&mut config, options);
         let weights = Binder { table: &table, loader: Loader::Gguf, family }.bind(&config)?;
         let tokenizer = Tokenizer::from_gguf(gguf.metadata(), options.pre_tokenizer.as_deref())?;
@@ -73,6 +88,7 @@ impl Model {
         let kind = json.get("model_type").and_then(|t| t.as_str()).unwrap_or_default();
         let family = Family::of_hf(kind)?;
         let mut config = ModelConfig::from_hf(family, &json)?;
+        config.pooling = Pooling::of_folder(path)?;
         apply(&mut config, options);
         let table = Safetensors::open_with(path, options.access)?.table().clone();
         let weights = Binder { table: &table, loader: Loader::HuggingFace, family }.bind(&config)?;
@@ -94,7 +110,7 @@ impl Model {
         name: String,
         gguf: Option<Gguf>,
     ) -> Result<Self, LoadError> {
-        let ropes = ropes(&config, weights.rope_factors.as_deref())?;
+        let ropes = ropes(&config, weights.rope_factors.as_ref())?;
         Ok(Model { config, weights, files, ropes, tokenizer, chat_template, name, gguf })
     }
 
@@ -129,9 +145,12 @@ impl Model {
         &self.files
     }
 
-    /// RoPE of layers that see everything, and of layers with a window where that is another one.
-    pub fn ropes(&self) -> Option<(&Rope, Option<&Rope>)> {
-        self.ropes.as_ref().map(|(full, window)| (full, window.as_ref()))
+    /// RoPE of layers that see everything, and of layers with a window where that is another one, in a session of up to
+    /// `max_positions`: LongRoPE turns otherwise in sessions that reach beyond the original context.
+    pub fn ropes(&self, max_positions: usize) -> Option<(&Rope, Option<&Rope>)> {
+        let Ropes { full, window, long } = self.ropes.as_ref()?;
+        let long = long.as_ref().filter(|(original, _)| max_positions > *original).map(|(_, rope)| rope);
+        Some((long.unwrap_or(full), window.as_ref()))
     }
 
     /// Text to ids and back.
@@ -160,10 +179,19 @@ impl Model {
         let all: usize = self.weights.matrices().map(|m| m.n_bytes()).sum();
         let looked_up = match self.weights.output {
             Some(_) => self.weights.embedding.n_bytes(),
+            None if self.config.encoder => self.weights.embedding.n_bytes(),
             None => 0,
         };
         let positions = self.weights.position_embedding.as_ref().map_or(0, |m| m.n_bytes());
-        all.saturating_sub(looked_up).saturating_sub(positions)
+        let idle: usize = self.weights.layers.iter().map(|layer| self.idle_experts(layer)).sum();
+        all.saturating_sub(looked_up).saturating_sub(positions).saturating_sub(idle)
+    }
+
+    /// Bytes of a layer's experts that a token does not go through.
+    fn idle_experts(&self, layer: &Layer) -> usize {
+        let (FeedForward::Experts(experts), Some(c)) = (&layer.ffn, self.config.experts) else { return 0 };
+        let bytes: usize = experts.list.iter().flat_map(Dense::linears).map(|l| l.weight.n_bytes()).sum();
+        bytes / c.count.max(1) * c.count.saturating_sub(c.used)
     }
 }
 
@@ -174,7 +202,7 @@ fn apply(config: &mut ModelConfig, options: &OpenOptions) {
     }
 }
 
-fn ropes(config: &ModelConfig, factors: Option<&[f32]>) -> Result<Option<(Rope, Option<Rope>)>, LoadError> {
+fn ropes(config: &ModelConfig, factors: Option<&RopeFactors>) -> Result<Option<Ropes>, LoadError> {
     let Positions::Rope { pairing, n_rot, base, window_base, scaling } = config.positions else {
         return Ok(None);
     };
@@ -182,17 +210,22 @@ fn ropes(config: &ModelConfig, factors: Option<&[f32]>) -> Result<Option<(Rope, 
         |e: gable_kernels::KernelError| LoadError::Metadata { key: "rope".to_owned(), reason: e.to_string() };
     // A session's own limit is checked before angles are made, and may be beyond the model's.
     let reach = usize::try_from(u32::MAX).unwrap_or(usize::MAX);
-    let mut full = Rope::new(pairing, n_rot, base, scaling, reach).map_err(bad)?;
-    if let Some(factors) = factors {
-        full = full.with_factors(factors).map_err(bad)?;
-    }
+    let plain = Rope::new(pairing, n_rot, base, scaling, reach).map_err(bad)?;
+    let divided = |factors: &[f32]| plain.clone().with_factors(factors).map_err(bad);
+    let full = factors.map_or(Ok(plain.clone()), |factors| divided(&factors.short))?;
+    let long = match (scaling, factors.and_then(|factors| factors.long.as_deref())) {
+        (RopeScaling::LongRope { original_context, .. }, Some(long)) => {
+            Some((usize::try_from(original_context).unwrap_or(usize::MAX), divided(long)?))
+        }
+        _ => None,
+    };
     let windowed = config.windows.iter().any(Option::is_some) && config.windows.iter().any(Option::is_none);
     let window = if windowed && (window_base != base || scaling != RopeScaling::None) {
         Some(Rope::new(pairing, n_rot, window_base, RopeScaling::None, reach).map_err(bad)?)
     } else {
         None
     };
-    Ok(Some((full, window)))
+    Ok(Some(Ropes { full, window, long }))
 }
 
 fn file_stem(path: &Path) -> String {
@@ -200,7 +233,7 @@ fn file_stem(path: &Path) -> String {
 }
 
 /// Reads a small JSON file; repeated keys and depth beyond the parser's limit are errors.
-fn read_json(path: &Path) -> Result<serde_json::Value, LoadError> {
+pub(crate) fn read_json(path: &Path) -> Result<serde_json::Value, LoadError> {
     let file = MappedFile::open(path)?;
     serde_json::from_slice(file.bytes()).map_err(|e| LoadError::NotAModel {
         path: path.to_owned(),

@@ -33,7 +33,7 @@ pub enum Site {
     ResidualMid,
     /// The normalised rows that the feed-forward network reads, `[rows, d_model]`.
     FfnInput,
-    /// The feed-forward network's inner values after nonlinearity and gate, `[rows, d_ff]`.
+    /// The feed-forward network's inner values after nonlinearity and gate, `[rows, d_ff]`; not where there are experts.
     FfnActivation,
     /// What the feed-forward network adds to the residual stream, `[rows, d_model]`.
     FfnOut,
@@ -71,7 +71,7 @@ pub enum Operation {
     Attention,
     /// `W_O`, added to the residual stream.
     AttentionOutput,
-    /// `W_gate` and `W_up`.
+    /// `W_gate` and `W_up`; with experts, the choice too.
     GateUp,
     /// Nonlinearity and gate.
     Activate,

@@ -84,6 +84,57 @@ pub struct Scratch {
     angles: Option<Angles>,
     positions: Vec<u32>,
     cache_rows: Vec<CacheRow>,
+    experts: ExpertScratch,
+}
+
+/// An expert that a row has chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Choice {
+    pub(crate) expert: usize,
+    pub(crate) row: usize,
+    /// What its result is multiplied with.
+    pub(crate) weight: f32,
+}
+
+/// What a choice of experts needs besides; empty where there is none.
+#[derive(Debug)]
+struct ExpertScratch {
+    count: usize,
+    scores: Buffer<f32>, // [rows, count]
+    sum: Buffer<f32>,    // [rows, d_model]: the weighted sum of the experts' results
+    chosen: Vec<Choice>,
+    /// The rows that chose one expert.
+    gathered: Activations,
+}
+
+impl ExpertScratch {
+    fn new(config: &ModelConfig, max_rows: usize, forms: Forms) -> Result<Self, KernelError> {
+        let (count, used) = config.experts.map_or((0, 0), |experts| (experts.count, experts.used));
+        let rows = if count > 0 { max_rows } else { 0 };
+        let zeros = |width: usize| zeros("the experts of a batch", rows.saturating_mul(width));
+        Ok(ExpertScratch {
+            count,
+            scores: zeros(count)?,
+            sum: zeros(config.d_model)?,
+            chosen: room("the experts of a batch", rows.saturating_mul(used))?,
+            gathered: Activations::try_new(rows, config.d_model, forms)?,
+        })
+    }
+}
+
+/// The buffers that a choice of experts works in, borrowed apart.
+pub(crate) struct ExpertParts<'a> {
+    pub(crate) x: MatMut<'a>,
+    pub(crate) activations: &'a mut Activations,
+    pub(crate) hidden: &'a mut Activations,
+    pub(crate) gathered: &'a mut Activations,
+    /// Gate and up of one expert's rows.
+    pub(crate) gate_up: &'a mut [f32],
+    pub(crate) scores: MatMut<'a>,
+    pub(crate) chosen: &'a mut Vec<Choice>,
+    pub(crate) sum: MatMut<'a>,
+    /// The results of one expert's rows.
+    pub(crate) term: &'a mut [f32],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -144,7 +195,7 @@ impl Scratch {
                     let window = window.map(|w| RopeAngles::try_new(w, max_rows)).transpose()?;
                     Ok::<_, KernelError>(Angles { full, window })
                 };
-                model.ropes().map(angles).transpose()?
+                model.ropes(max_positions).map(angles).transpose()?
             }
         };
         Ok(Scratch {
@@ -169,6 +220,7 @@ impl Scratch {
             angles,
             positions: room("the rows of a batch", max_rows)?,
             cache_rows: room("the rows of a batch", max_rows)?,
+            experts: ExpertScratch::new(config, max_rows, forms)?,
         })
     }
 
@@ -204,7 +256,7 @@ impl Scratch {
         count(&mut self.calls.passes, 1);
         count(&mut self.calls.rows, self.rows);
         count(&mut self.calls.logits, self.n_logits);
-        if let (Some(angles), Some((full, window))) = (&mut self.angles, model.ropes()) {
+        if let (Some(angles), Some((full, window))) = (&mut self.angles, model.ropes(self.max_positions)) {
             angles.full.set(full, &self.positions)?;
             if let (Some(angles), Some(rope)) = (&mut angles.window, window) {
                 angles.set(rope, &self.positions)?;
@@ -228,8 +280,8 @@ impl Scratch {
         self.rows
     }
 
-    /// The residual stream.
-    pub(crate) fn x(&self) -> MatRef<'_> {
+    /// The residual stream, and at the end of a pass that ends in vectors these: `[rows, d_model]`.
+    pub fn vectors(&self) -> MatRef<'_> {
         MatRef::from_rows(&self.x, self.widths.d_model).row_range(0..self.rows)
     }
 
@@ -261,6 +313,23 @@ impl Scratch {
     }
 }
 
+impl Scratch {
+    pub(crate) fn expert_parts(&mut self) -> ExpertParts<'_> {
+        let (rows, w, experts) = (self.rows, self.widths, &mut self.experts);
+        ExpertParts {
+            x: view(&mut self.x, rows, w.d_model),
+            activations: &mut self.activations,
+            hidden: &mut self.hidden,
+            gathered: &mut experts.gathered,
+            gate_up: &mut self.gate_up,
+            scores: view(&mut experts.scores, rows, experts.count),
+            chosen: &mut experts.chosen,
+            sum: view(&mut experts.sum, rows, w.d_model),
+            term: &mut self.block_out,
+        }
+    }
+}
+
 /// An empty list that can take `len` entries, or an error where there is no memory for them.
 pub(crate) fn room<T>(what: &'static str, len: usize) -> Result<Vec<T>, KernelError> {
     let mut list = Vec::new();
@@ -270,7 +339,7 @@ pub(crate) fn room<T>(what: &'static str, len: usize) -> Result<Vec<T>, KernelEr
 }
 
 /// The first `rows` rows of a buffer that was made for more.
-fn view(buffer: &mut [f32], rows: usize, cols: usize) -> MatMut<'_> {
+pub(crate) fn view(buffer: &mut [f32], rows: usize, cols: usize) -> MatMut<'_> {
     let n = rows.saturating_mul(cols).min(buffer.len());
     MatMut::from_rows(buffer.get_mut(..n).unwrap_or_default(), cols)
 }

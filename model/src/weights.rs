@@ -6,12 +6,13 @@
 
 use crate::LoadError;
 use crate::arch::{Family, Role, gguf_name};
-use crate::config::{ModelConfig, NormKind};
+use crate::config::{ModelConfig, NormKind, Positions, RopeFactors};
 use crate::forward::Numerics;
 use crate::tensor_table::{TensorInfo, TensorTable};
 use gable_kernels::KernelError;
 use gable_kernels::Kernels;
 use gable_kernels::quant::{Format, QuantWeights};
+use gable_kernels::rope::RopeScaling;
 use std::ops::Range;
 
 /// Where a matrix's bytes are.
@@ -139,6 +140,16 @@ pub struct Linear {
     pub bias: Option<Vec<f32>>,
 }
 
+impl Linear {
+    /// Some consecutive outputs as a layer of its own.
+    fn rows(&self, range: Range<usize>) -> Linear {
+        Linear {
+            weight: self.weight.row_range(range.clone()),
+            bias: self.bias.as_ref().and_then(|b| b.get(range)).map(<[f32]>::to_vec),
+        }
+    }
+}
+
 /// A normalisation's vectors.
 #[derive(Debug, Clone)]
 pub struct Norm {
@@ -151,7 +162,7 @@ pub struct Norm {
 /// One transformer block.
 #[derive(Debug, Clone)]
 pub struct Layer {
-    /// `[d_model]`, before attention.
+    /// `[d_model]`, before attention. In encoders that of the embedding, or the one behind the layer before.
     pub attention_norm: Norm,
     /// `[n_heads * head_dim, d_model]`
     pub q: Linear,
@@ -167,16 +178,79 @@ pub struct Layer {
     pub attention_output: Linear,
     /// `[d_model]`, behind attention.
     pub attention_post_norm: Option<Norm>,
-    /// `[d_model]`, before the feed-forward network.
+    /// `[d_model]`, before the feed-forward network. In encoders the one behind the sum with attention.
     pub ffn_norm: Norm,
+    /// What follows that norm.
+    pub ffn: FeedForward,
+    /// `[d_model]`, behind the feed-forward network.
+    pub ffn_post_norm: Option<Norm>,
+}
+
+/// A layer's second half.
+#[derive(Debug, Clone)]
+pub enum FeedForward {
+    /// One network for all rows.
+    Dense(Dense),
+    /// Each row goes through a few of many.
+    Experts(Experts),
+}
+
+/// A feed-forward network.
+#[derive(Debug, Clone)]
+pub struct Dense {
     /// `[d_ff, d_model]`; absent in families without a gate.
     pub gate: Option<Linear>,
     /// `[d_ff, d_model]`
     pub up: Linear,
     /// `[d_model, d_ff]`
     pub down: Linear,
-    /// `[d_model]`, behind the feed-forward network.
-    pub ffn_post_norm: Option<Norm>,
+}
+
+/// Many feed-forward networks, and what chooses between them.
+#[derive(Debug, Clone)]
+pub struct Experts {
+    /// `[experts, d_model]`: a row's score for each expert.
+    pub router: Linear,
+    /// The experts; all have a gate.
+    pub list: Vec<Dense>,
+}
+
+impl Dense {
+    /// The matrices, in the order of use.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        self.gate.iter().chain([&self.up, &self.down])
+    }
+
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        self.gate.iter_mut().chain([&mut self.up, &mut self.down])
+    }
+}
+
+impl FeedForward {
+    /// The network, if it is only one.
+    pub fn dense(&self) -> Option<&Dense> {
+        match self {
+            FeedForward::Dense(dense) => Some(dense),
+            FeedForward::Experts(_) => None,
+        }
+    }
+
+    /// The matrices, in the order of use.
+    pub fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let (router, networks) = match self {
+            FeedForward::Dense(dense) => (None, std::slice::from_ref(dense)),
+            FeedForward::Experts(experts) => (Some(&experts.router), &experts.list[..]),
+        };
+        router.into_iter().chain(networks.iter().flat_map(Dense::linears))
+    }
+
+    fn linears_mut(&mut self) -> impl Iterator<Item = &mut Linear> {
+        let (router, networks) = match self {
+            FeedForward::Dense(dense) => (None, std::slice::from_mut(dense)),
+            FeedForward::Experts(experts) => (Some(&mut experts.router), &mut experts.list[..]),
+        };
+        router.into_iter().chain(networks.iter_mut().flat_map(Dense::linears_mut))
+    }
 }
 
 /// All weights of a model.
@@ -186,6 +260,8 @@ pub struct Weights {
     pub embedding: WeightMatrix,
     /// `[max_seq_len, d_model]`, in families with learned positions.
     pub position_embedding: Option<WeightMatrix>,
+    /// `[d_model]`: what marks tokens of the first text of a pair, in encoders.
+    pub token_type: Option<Vec<f32>>,
     /// The blocks, first to last.
     pub layers: Vec<Layer>,
     /// `[d_model]`, before the unembedding.
@@ -193,7 +269,7 @@ pub struct Weights {
     /// `W_U`: `[vocab_size, d_model]`; `None` if it is `W_E` again (tied).
     pub output: Option<WeightMatrix>,
     /// `[n_rot / 2]`: what RoPE frequencies are divided by.
-    pub rope_factors: Option<Vec<f32>>,
+    pub rope_factors: Option<RopeFactors>,
 }
 
 impl Weights {
@@ -205,8 +281,8 @@ impl Weights {
     /// Every matrix, in the order of use.
     pub fn matrices(&self) -> impl Iterator<Item = &WeightMatrix> {
         let layers = self.layers.iter().flat_map(|l| {
-            let linears = [Some(&l.q), Some(&l.k), Some(&l.v), Some(&l.attention_output), l.gate.as_ref()];
-            linears.into_iter().flatten().chain([&l.up, &l.down]).map(|linear| &linear.weight)
+            let linears = [&l.q, &l.k, &l.v, &l.attention_output];
+            linears.into_iter().chain(l.ffn.linears()).map(|linear| &linear.weight)
         });
         std::iter::once(&self.embedding).chain(&self.position_embedding).chain(layers).chain(&self.output)
     }
@@ -214,9 +290,8 @@ impl Weights {
     /// The same matrices in the same order, to be changed.
     fn matrices_mut(&mut self) -> impl Iterator<Item = &mut WeightMatrix> {
         let layers = self.layers.iter_mut().flat_map(|l| {
-            let linears = [Some(&mut l.q), Some(&mut l.k), Some(&mut l.v), Some(&mut l.attention_output)];
-            let ffn = [l.gate.as_mut(), Some(&mut l.up), Some(&mut l.down)];
-            linears.into_iter().chain(ffn).flatten().map(|linear| &mut linear.weight)
+            let linears = [&mut l.q, &mut l.k, &mut l.v, &mut l.attention_output];
+            linears.into_iter().chain(l.ffn.linears_mut()).map(|linear| &mut linear.weight)
         });
         let first = std::iter::once(&mut self.embedding).chain(&mut self.position_embedding);
         first.chain(layers).chain(&mut self.output)
@@ -272,14 +347,11 @@ impl Binder<'_> {
     /// The tensor's name in the file, with `suffix`, if it is there. Checkpoints of base models and of language
     /// models inside others lack or have an outer prefix.
     fn find(&self, role: Role, layer: usize, suffix: &str) -> Option<(String, &TensorInfo)> {
-        let pattern = match self.loader {
-            Loader::Gguf => gguf_name(role),
-            Loader::HuggingFace => (self.family.hf_name)(role),
-        };
-        if pattern.is_empty() {
+        let stem = self.stem(role, layer);
+        if stem.is_empty() {
             return None;
         }
-        let name = format!("{}{suffix}", pattern.replace("{i}", &layer.to_string()));
+        let name = format!("{stem}{suffix}");
         let short = name.split_once('.').map(|(_, rest)| rest.to_owned()).unwrap_or_default();
         let long = format!("language_model.{name}");
         let candidates = match self.loader {
@@ -291,11 +363,20 @@ impl Binder<'_> {
 
     /// The name that is asked for first, for messages.
     fn name(&self, role: Role, layer: usize) -> String {
+        format!("{}.weight", self.stem(role, layer))
+    }
+
+    /// The name without what it ends in; empty where such files have no such tensor.
+    fn stem(&self, role: Role, layer: usize) -> String {
         let pattern = match self.loader {
             Loader::Gguf => gguf_name(role),
             Loader::HuggingFace => (self.family.hf_name)(role),
         };
-        format!("{}.weight", pattern.replace("{i}", &layer.to_string()))
+        let expert = match role {
+            Role::ExpertGate(e) | Role::ExpertUp(e) | Role::ExpertDown(e) => e,
+            _ => 0,
+        };
+        pattern.replace("{i}", &layer.to_string()).replace("{e}", &expert.to_string())
     }
 
     fn missing(&self, role: Role, layer: usize) -> LoadError {
@@ -387,6 +468,23 @@ impl Binder<'_> {
         Ok(Some(Norm { weight, bias }))
     }
 
+    /// The first row of a matrix as f32.
+    fn first_row(&self, role: Role, cols: usize) -> Result<Vec<f32>, LoadError> {
+        let found = self.need(self.find(role, 0, ".weight"), role, 0)?;
+        let tensor = |reason: String| LoadError::Tensor { name: found.0.clone(), reason };
+        if found.1.dims.cols() != cols || found.1.dims.rows() == 0 {
+            let (rows, width) = (found.1.dims.rows(), found.1.dims.cols());
+            return Err(tensor(format!(
+                "has shape {rows} x {width}, but the configuration asks for rows of {cols}"
+            )));
+        }
+        let matrix = WeightMatrix::of_tensor(found.1, &found.0)?;
+        let view = matrix.view(self.table).map_err(|e| tensor(e.to_string()))?;
+        let mut out = vec![0.0; cols];
+        Kernels::best().dequantize_row(&view, 0, &mut out).map_err(|e| tensor(e.to_string()))?;
+        Ok(out)
+    }
+
     fn linear(
         &self,
         role: Role,
@@ -407,23 +505,85 @@ impl Binder<'_> {
     fn qkv(&self, c: &ModelConfig, layer: usize) -> Result<[Linear; 3], LoadError> {
         let (q, kv) = (c.q_dim(), c.kv_dim());
         if let Some(all) = self.linear(Role::Qkv, layer, q + 2 * kv, c.d_model)? {
-            let part = |range: Range<usize>| Linear {
-                weight: all.weight.row_range(range.clone()),
-                bias: all.bias.as_ref().and_then(|b| b.get(range)).map(<[f32]>::to_vec),
-            };
-            return Ok([part(0..q), part(q..q + kv), part(q + kv..q + 2 * kv)]);
+            return Ok([all.rows(0..q), all.rows(q..q + kv), all.rows(q + kv..q + 2 * kv)]);
+        }
+        if (self.family.hf_name)(Role::Q).is_empty() {
+            return Err(self.missing(Role::Qkv, layer));
         }
         let one = |role, rows| self.need(self.linear(role, layer, rows, c.d_model)?, role, layer);
         Ok([one(Role::Q, q)?, one(Role::K, kv)?, one(Role::V, kv)?])
     }
 
+    /// The feed-forward network: gate and up from two tensors or from one.
+    fn dense(&self, c: &ModelConfig, i: usize) -> Result<Dense, LoadError> {
+        let linear = |role, rows, cols| self.need(self.linear(role, i, rows, cols)?, role, i);
+        let down = linear(Role::Down, c.d_model, c.d_ff)?;
+        if !(self.family.hf_name)(Role::GateUp).is_empty() {
+            let both = linear(Role::GateUp, c.d_ff.saturating_mul(2), c.d_model)?;
+            let up = both.rows(c.d_ff..c.d_ff.saturating_mul(2));
+            return Ok(Dense { gate: Some(both.rows(0..c.d_ff)), up, down });
+        }
+        let gate = self.linear(Role::Gate, i, c.d_ff, c.d_model)?;
+        Ok(Dense { gate, up: linear(Role::Up, c.d_ff, c.d_model)?, down })
+    }
+
+    /// The router and all experts.
+    fn experts(&self, c: &ModelConfig, count: usize, i: usize) -> Result<Experts, LoadError> {
+        let router = self.need(self.linear(Role::Router, i, count, c.d_model)?, Role::Router, i)?;
+        let one = |role, e, rows, cols| {
+            let weight = match self.loader {
+                Loader::HuggingFace => self.matrix(role, i, rows, cols)?,
+                Loader::Gguf => self.expert_of_all(role, i, [count, rows, cols], e)?,
+            };
+            Ok::<_, LoadError>(Linear { weight: self.need(weight, role, i)?, bias: None })
+        };
+        let expert = |e| {
+            Ok(Dense {
+                gate: Some(one(Role::ExpertGate(e), e, c.d_ff, c.d_model)?),
+                up: one(Role::ExpertUp(e), e, c.d_ff, c.d_model)?,
+                down: one(Role::ExpertDown(e), e, c.d_model, c.d_ff)?,
+            })
+        };
+        Ok(Experts { router, list: (0..count).map(expert).collect::<Result<_, LoadError>>()? })
+    }
+
+    /// One expert's matrix out of a tensor `[experts, rows, cols]`.
+    fn expert_of_all(
+        &self,
+        role: Role,
+        layer: usize,
+        [count, rows, cols]: [usize; 3],
+        expert: usize,
+    ) -> Result<Option<WeightMatrix>, LoadError> {
+        let Some((name, info)) = self.find(role, layer, ".weight") else { return Ok(None) };
+        if info.dims[..] != [cols, rows, count] {
+            let found: Vec<String> = info.dims.iter().rev().map(usize::to_string).collect();
+            let found = found.join(" x ");
+            let reason = format!(
+                "has shape {found}, but the configuration asks for {count} x {rows} x {cols}, experts first"
+            );
+            return Err(LoadError::Tensor { name, reason });
+        }
+        let all = WeightMatrix::of_tensor(info, &name)?;
+        let first = expert.saturating_mul(rows);
+        Ok(Some(all.row_range(first..first.saturating_add(rows))))
+    }
+
     fn layer(&self, c: &ModelConfig, i: usize) -> Result<Layer, LoadError> {
-        let norm = |role| self.norm(role, i, c.d_model, c.norm);
+        let norm_of = |role, i| self.norm(role, i, c.d_model, c.norm);
+        let norm = |role| norm_of(role, i);
+        // A norm behind a sum is one before what reads the sum.
+        let (before_attention, before_ffn) = match (c.encoder, i.checked_sub(1)) {
+            (false, _) => ((Role::AttentionNorm, i), (Role::FfnNorm, i)),
+            (true, None) => ((Role::EmbeddingNorm, 0), (Role::AttentionSumNorm, i)),
+            (true, Some(last)) => ((Role::FfnSumNorm, last), (Role::AttentionSumNorm, i)),
+        };
+        let needed_norm = |(role, i)| self.need(norm_of(role, i)?, role, i);
         let head_norm = |role| self.norm(role, i, c.head_dim, NormKind::Rms);
         let linear = |role, rows, cols| self.need(self.linear(role, i, rows, cols)?, role, i);
         let [q, k, v] = self.qkv(c, i)?;
         Ok(Layer {
-            attention_norm: self.need(norm(Role::AttentionNorm)?, Role::AttentionNorm, i)?,
+            attention_norm: needed_norm(before_attention)?,
             q,
             k,
             v,
@@ -431,12 +591,26 @@ impl Binder<'_> {
             k_norm: head_norm(Role::KNorm)?,
             attention_output: linear(Role::AttentionOutput, c.d_model, c.q_dim())?,
             attention_post_norm: norm(Role::AttentionPostNorm)?,
-            ffn_norm: self.need(norm(Role::FfnNorm)?, Role::FfnNorm, i)?,
-            gate: self.linear(Role::Gate, i, c.d_ff, c.d_model)?,
-            up: linear(Role::Up, c.d_ff, c.d_model)?,
-            down: linear(Role::Down, c.d_model, c.d_ff)?,
+            ffn_norm: needed_norm(before_ffn)?,
+            ffn: match c.experts {
+                None => FeedForward::Dense(self.dense(c, i)?),
+                Some(experts) => FeedForward::Experts(self.experts(c, experts.count, i)?),
+            },
             ffn_post_norm: norm(Role::FfnPostNorm)?,
         })
+    }
+
+    /// What frequencies are divided by: one list, or one for short and one for long sessions.
+    fn rope_factors(&self, c: &ModelConfig, pairs: usize) -> Result<Option<RopeFactors>, LoadError> {
+        let list = |role| self.vector(role, 0, ".weight", pairs);
+        let is_long = matches!(c.positions, Positions::Rope { scaling: RopeScaling::LongRope { .. }, .. });
+        if !is_long || c.rope_factors.is_some() {
+            let one = list(Role::RopeFactors)?.map(|short| RopeFactors { short, long: None });
+            return Ok(one.or_else(|| c.rope_factors.clone()));
+        }
+        let needed = |role| self.need(list(role)?, role, 0);
+        let (short, long) = (needed(Role::ShortRopeFactors)?, needed(Role::LongRopeFactors)?);
+        Ok(Some(RopeFactors { short, long: Some(long) }))
     }
 
     /// Binds every tensor of a model.
@@ -446,27 +620,27 @@ impl Binder<'_> {
     pub fn bind(&self, c: &ModelConfig) -> Result<Weights, LoadError> {
         let embedding = self.matrix(Role::Embedding, 0, c.vocab_size, c.d_model)?;
         let position_embedding = match c.positions {
-            crate::config::Positions::Learned => {
+            Positions::Learned => {
                 let found = self.matrix(Role::PositionEmbedding, 0, c.max_seq_len, c.d_model)?;
                 Some(self.need(found, Role::PositionEmbedding, 0)?)
             }
-            crate::config::Positions::Rope { .. } => None,
+            Positions::Rope { .. } => None,
         };
         let rope_factors = match c.positions {
-            crate::config::Positions::Rope { n_rot, .. } => {
-                self.vector(Role::RopeFactors, 0, ".weight", n_rot / 2)?
-            }
-            crate::config::Positions::Learned => None,
+            Positions::Rope { n_rot, .. } => self.rope_factors(c, n_rot / 2)?,
+            Positions::Learned => None,
         };
+        let (last_norm, last_layer) = match c.encoder {
+            true => (Role::FfnSumNorm, c.n_layers.saturating_sub(1)),
+            false => (Role::OutputNorm, 0),
+        };
+        let output_norm = self.norm(last_norm, last_layer, c.d_model, c.norm)?;
         Ok(Weights {
             embedding: self.need(embedding, Role::Embedding, 0)?,
             position_embedding,
+            token_type: c.encoder.then(|| self.first_row(Role::TokenTypes, c.d_model)).transpose()?,
             layers: (0..c.n_layers).map(|i| self.layer(c, i)).collect::<Result<_, _>>()?,
-            output_norm: self.need(
-                self.norm(Role::OutputNorm, 0, c.d_model, c.norm)?,
-                Role::OutputNorm,
-                0,
-            )?,
+            output_norm: self.need(output_norm, last_norm, last_layer)?,
             output: self.matrix(Role::Output, 0, c.vocab_size, c.d_model)?,
             rope_factors,
         })

@@ -6,7 +6,7 @@ use gable_kernels::attention::{CacheShape, CacheType, KvCache};
 use gable_kernels::gemm::Phase;
 use gable_kernels::pool::ParallelFor;
 use gable_kernels::{Kernels, Team};
-use gable_model::forward::{Batch, Numerics, Row, forward};
+use gable_model::forward::{Batch, Ending, Numerics, Row, forward};
 use gable_model::scratch::{Scratch, ScratchOptions};
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -52,7 +52,7 @@ fn forks(phase: Phase, numerics: Numerics, count: usize) -> (usize, usize) {
         .map(|i| Row { token: 400 + i as u32, position: i, sequence, wants_logits: i + 1 == count })
         .collect();
     let host = Counting(AtomicUsize::new(0));
-    let batch = Batch { phase, rows: &rows };
+    let batch = Batch { phase, rows: &rows, ending: Ending::Logits };
     forward(&Team::host(&host), &model, &mut cache, &batch, &mut scratch, &mut ()).unwrap();
     (host.0.into_inner(), config.n_layers)
 }

@@ -5,6 +5,7 @@
 mod common;
 
 use common::{ids, instruction_sets, session};
+use gable_kernels::Kernels;
 use gable_kernels::gemm::Phase;
 use gable_model::arch::Family;
 use gable_model::config::ModelConfig;
@@ -29,6 +30,12 @@ fn npy(path: &Path) -> Vec<f32> {
     bytes[10 + header..].as_chunks::<4>().0.iter().map(|b| f32::from_le_bytes(*b)).collect()
 }
 
+/// The ids that a fixture's logits belong to.
+fn fixture_ids(name: &str) -> Vec<u32> {
+    let text = std::fs::read_to_string(fixture(name).join("ids.json")).unwrap();
+    ids(&serde_json::from_str(&text).unwrap())
+}
+
 /// A checkpoint folder needs a tokenizer; one fixture has it, and all have the same number of tokens.
 fn folder_with_tokenizer(name: &str) -> PathBuf {
     let target = std::env::temp_dir().join(format!("gable-fixture-{name}-{}", std::process::id()));
@@ -46,10 +53,7 @@ fn open(path: &Path) -> Arc<Model> {
 }
 
 fn logits_agree(model: &Arc<Model>, name: &str, what: &str) {
-    let tokens = ids(&serde_json::from_str(
-        &std::fs::read_to_string(fixture(name).join("ids.json")).unwrap(),
-    )
-    .unwrap());
+    let tokens = fixture_ids(name);
     let want = npy(&fixture(name).join("logits.npy"));
     let vocab = want.len() / tokens.len();
     for kernels in instruction_sets() {
@@ -93,6 +97,38 @@ fn llama_with_tied_output_in_f16() {
 #[test]
 fn llama3_rope_scaling() {
     agrees("llama3-rope");
+}
+
+#[test]
+fn yarn_rope_scaling_beyond_the_original_context() {
+    agrees("yarn");
+}
+
+#[test]
+fn phi3_with_fused_matrices_and_a_window() {
+    agrees("phi3");
+}
+
+#[test]
+fn phi3_with_long_rope() {
+    agrees("phi3-long");
+    // A session within the original context turns by the other factors.
+    let tokens = &fixture_ids("phi3-long")[..24];
+    let want = npy(&fixture("phi3-long/short.npy"));
+    let folder = folder_with_tokenizer("phi3-long");
+    for path in [fixture("phi3-long/model.gguf"), folder.clone()] {
+        let mut session = session(&open(&path), Kernels::best(), Numerics::Exact, 24, 24);
+        let logits = session.observe(Phase::Prompt, tokens, |_| true, &mut ()).unwrap();
+        let got = (0..24).flat_map(|i| logits.row(i));
+        let worst = got.zip(&want).fold(0.0_f32, |m, (got, want)| m.max((got - want).abs()));
+        assert!(worst <= 1e-3, "{}: logits are {worst} off", path.display());
+    }
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn qwen3_with_experts() {
+    agrees("qwen3moe");
 }
 
 #[test]

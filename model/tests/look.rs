@@ -7,7 +7,7 @@ use gable_kernels::Kernels;
 use gable_kernels::attention::{CacheShape, CacheType, KvCache};
 use gable_kernels::gemm::Phase;
 use gable_model::RunError;
-use gable_model::forward::{Batch, Numerics, Row, forward};
+use gable_model::forward::{Batch, Ending, Numerics, Row, forward};
 use gable_model::look::{
     Direction, Distribution, Guess, HeadLink, Look, Recording, Scored, Word, cosine, group_words, kept,
     leave_one_out, lens_sites, merge_words, norm, rank, softmax, top,
@@ -584,7 +584,7 @@ fn shuffled_tokens_give_shuffled_feed_forward_results() {
             wants_logits: false,
         };
         let rows: Vec<Row> = ids.iter().map(row).collect();
-        let batch = Batch { phase: Phase::Prompt, rows: &rows };
+        let batch = Batch { phase: Phase::Prompt, rows: &rows, ending: Ending::Logits };
         let mut recording = Recording::new(|_, site| site == Site::FfnOut);
         pool().enter(|team| forward(team, model, &mut cache, &batch, &mut scratch, &mut recording)).unwrap();
         recording

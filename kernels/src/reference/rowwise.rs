@@ -106,12 +106,25 @@ pub fn layer_norm(x: &[f32], weight: &[f32], bias: &[f32], eps: f32) -> (Vec<f64
     ((0..x.len()).map(normed).collect(), root)
 }
 
+/// `x_i / sqrt(sum x^2)`; zeros stay.
+pub fn l2_normalize(x: &[f32]) -> Vec<f64> {
+    let length = x.iter().map(|&x| f64::from(x) * f64::from(x)).sum::<f64>().sqrt();
+    x.iter().map(|&x| if length == 0.0 { 0.0 } else { f64::from(x) / length }).collect()
+}
+
+/// `1/n sum_i x_ij` over rows of `cols` values, which follow one another.
+pub fn mean_rows(x: &[f32], cols: usize) -> Vec<f64> {
+    let n = (x.len() / cols) as f64;
+    (0..cols).map(|j| x.chunks(cols).map(|row| f64::from(row[j])).sum::<f64>() / n).collect()
+}
+
 /// Radians per position of each pair, from the published definitions.
 pub fn rope_frequencies(n_rot: usize, base: f64, scaling: RopeScaling) -> Vec<f64> {
     let plain = (0..n_rot / 2).map(|i| 1.0 / base.powf(2.0 * i as f64 / n_rot as f64));
     plain
-        .map(|f| match scaling {
-            RopeScaling::None => f,
+        .enumerate()
+        .map(|(i, f)| match scaling {
+            RopeScaling::None | RopeScaling::LongRope { .. } => f,
             RopeScaling::Linear { factor } => f / f64::from(factor),
             RopeScaling::Llama3 { factor, low_freq_factor, high_freq_factor, original_context } => {
                 let [factor, low, high] = [factor, low_freq_factor, high_freq_factor].map(f64::from);
@@ -125,12 +138,35 @@ pub fn rope_frequencies(n_rot: usize, base: f64, scaling: RopeScaling) -> Vec<f6
                     (1.0 - smooth) * f / factor + smooth * f
                 }
             }
+            RopeScaling::Yarn { factor, original_context, beta_fast, beta_slow, truncate, .. } => {
+                let dim = n_rot as f64;
+                let correction = |rotations: f32| {
+                    dim * (f64::from(original_context) / (f64::from(rotations) * TAU)).ln()
+                        / (2.0 * base.ln())
+                };
+                let (low, high) = match truncate {
+                    true => (correction(beta_fast).floor(), correction(beta_slow).ceil()),
+                    false => (correction(beta_fast), correction(beta_slow)),
+                };
+                let (low, mut high) = (low.max(0.0), high.min(dim - 1.0));
+                if low == high {
+                    high += 0.001;
+                }
+                let ramp = ((i as f64 - low) / (high - low)).clamp(0.0, 1.0);
+                f / f64::from(factor) * ramp + f * (1.0 - ramp)
+            }
         })
         .collect()
 }
 
-/// One head, turned to a position. Values beyond the pairs stay.
-pub fn rope(head: &[f32], frequencies: &[f64], pairing: RopePairing, position: u32) -> Vec<f64> {
+/// One head, turned to a position and made `magnitude` times as long. Values beyond the pairs stay.
+pub fn rope(
+    head: &[f32],
+    frequencies: &[f64],
+    magnitude: f64,
+    pairing: RopePairing,
+    position: u32,
+) -> Vec<f64> {
     let mut out: Vec<f64> = head.iter().map(|&x| f64::from(x)).collect();
     for (i, frequency) in frequencies.iter().enumerate() {
         let (i, j) = match pairing {
@@ -138,6 +174,7 @@ pub fn rope(head: &[f32], frequencies: &[f64], pairing: RopePairing, position: u
             RopePairing::Halves => (i, i + frequencies.len()),
         };
         let (sin, cos) = (f64::from(position) * frequency).sin_cos();
+        let (sin, cos) = (magnitude * sin, magnitude * cos);
         (out[i], out[j]) = (out[i] * cos - out[j] * sin, out[i] * sin + out[j] * cos);
     }
     out

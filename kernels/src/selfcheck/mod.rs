@@ -130,6 +130,7 @@ const CHECKS: &[fn(&mut Sweep)] = &[
     rowwise::elements,
     rowwise::softmax,
     rowwise::norms,
+    rowwise::pooling,
     rowwise::rope,
     rows::dequantize_row,
     rows::prepare,

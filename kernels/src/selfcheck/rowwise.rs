@@ -8,6 +8,7 @@ use crate::matrix::{MatMut, MatRef};
 use crate::pool::Team;
 use crate::reference::rowwise as reference;
 use crate::rope::{Rope, RopeAngles, RopePairing, RopeScaling};
+use std::ops::Range;
 
 /// Half a unit in the last place of 1.
 const U: f64 = f32::EPSILON as f64 / 2.0;
@@ -193,6 +194,42 @@ pub(super) fn norms(sweep: &mut Sweep) {
     }
 }
 
+/// Rows of length 1, and means of groups of rows.
+pub(super) fn pooling(sweep: &mut Sweep) {
+    let mut random = Random::new(24);
+    for cols in lengths(sweep) {
+        for size in [1.0, 1e25, 1e-25] {
+            let x: Vec<f32> = random.floats(5 * cols).iter().map(|x| x * size).collect();
+            let want: Vec<f64> = x.chunks(cols).flat_map(reference::l2_normalize).collect();
+            let bounds = want.iter().map(|y| (8.0 + cols as f64 / 32.0) * 2.0 * U * y.abs() + TINY).collect();
+            let call = |k: Kernels, team: &Team<'_>, out: MatMut<'_>| k.l2_normalize(team, out);
+            check(sweep, Case { kernel: "l2_normalize", cols, x: &x, call: &call, want, bounds });
+            let groups = [0..1, 1..4, 0..5];
+            let part = |group: &Range<usize>| &x[group.start * cols..group.end * cols];
+            let means = |of: &dyn Fn(f32) -> f32| {
+                let one = |g| reference::mean_rows(&part(g).iter().map(|x| of(*x)).collect::<Vec<_>>(), cols);
+                groups.iter().flat_map(one).collect::<Vec<f64>>()
+            };
+            let want = means(&|x| x);
+            let bounds = means(&f32::abs).iter().map(|y| 6.0 * U * y + TINY).collect();
+            let source = MatRef::from_rows(&x, cols);
+            let call = |k: Kernels, team: &Team<'_>, out: MatMut<'_>| k.mean_rows(team, source, &groups, out);
+            let out = vec![0.0; 3 * cols];
+            check(sweep, Case { kernel: "mean_rows", cols, x: &out, call: &call, want, bounds });
+        }
+    }
+}
+
+/// Frequencies of all three kinds, and longer vectors.
+const YARN: RopeScaling = RopeScaling::Yarn {
+    factor: 4.0,
+    original_context: 32_768,
+    beta_fast: 32.0,
+    beta_slow: 1.0,
+    truncate: true,
+    attention_factor: 1.138_629_4,
+};
+
 /// Rotary embedding, both pairings, near and far positions, heads with and without a part that stays.
 pub(super) fn rope(sweep: &mut Sweep) {
     let mut random = Random::new(23);
@@ -201,15 +238,16 @@ pub(super) fn rope(sweep: &mut Sweep) {
         for (n_rot, rest) in [(2, 0), (32, 0), (50, 6), (64, 64), (128, 0)] {
             let (head_dim, heads) = (n_rot + rest, 3);
             let cols = heads * head_dim;
-            let Ok(rope) = Rope::new(pairing, n_rot, 10000.0, RopeScaling::None, 131_072) else { continue };
+            let scaling = if rest == 0 { RopeScaling::None } else { YARN };
+            let Ok(rope) = Rope::new(pairing, n_rot, 10000.0, scaling, 131_072) else { continue };
             let mut angles = RopeAngles::new(&rope, positions.len());
             let set = angles.set(&rope, &positions);
-            let frequencies = reference::rope_frequencies(n_rot, 10000.0, RopeScaling::None);
+            let frequencies = reference::rope_frequencies(n_rot, 10000.0, scaling);
             let x = random.floats(positions.len() * cols);
             let (mut want, mut bounds) = (Vec::new(), Vec::new());
             for (row, position) in x.chunks(cols).zip(positions) {
                 for head in row.chunks(head_dim) {
-                    want.extend(reference::rope(head, &frequencies, pairing, position));
+                    want.extend(reference::rope(head, &frequencies, rope.magnitude(), pairing, position));
                     bounds.extend((0..head_dim).map(|j| {
                         let partner = match pairing {
                             RopePairing::Interleaved => j ^ 1,
@@ -218,7 +256,7 @@ pub(super) fn rope(sweep: &mut Sweep) {
                         if j >= n_rot {
                             return 0.0;
                         }
-                        f64::from(head[j]).hypot(f64::from(head[partner])) * 8.0 * U + TINY
+                        f64::from(head[j]).hypot(f64::from(head[partner])) * rope.magnitude() * 8.0 * U + TINY
                     }));
                 }
             }

@@ -20,6 +20,8 @@ pub static GEMMA2: Family = Family {
     window_pattern: Some(2),
     scales_embeddings: true,
     average_query_layers: Some(46),
+    encoder: false,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };
@@ -37,6 +39,8 @@ pub static GEMMA3: Family = Family {
     window_pattern: Some(6),
     scales_embeddings: true,
     average_query_layers: None,
+    encoder: false,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };

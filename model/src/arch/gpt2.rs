@@ -17,6 +17,8 @@ pub static GPT2: Family = Family {
     window_pattern: None,
     scales_embeddings: false,
     average_query_layers: None,
+    encoder: false,
+    experts: false,
     hf_transposed: true,
     hf_name,
 };

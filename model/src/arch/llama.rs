@@ -18,6 +18,8 @@ pub static LLAMA: Family = Family {
     window_pattern: Some(1),
     scales_embeddings: false,
     average_query_layers: None,
+    encoder: false,
+    experts: false,
     hf_transposed: false,
     hf_name,
 };
@@ -40,7 +42,18 @@ pub(super) fn hf_name(role: Role) -> &'static str {
         Role::Up => "model.layers.{i}.mlp.up_proj",
         Role::Down => "model.layers.{i}.mlp.down_proj",
         Role::PositionEmbedding
+        | Role::TokenTypes
+        | Role::EmbeddingNorm
+        | Role::AttentionSumNorm
+        | Role::FfnSumNorm
         | Role::RopeFactors
+        | Role::LongRopeFactors
+        | Role::ShortRopeFactors
+        | Role::GateUp
+        | Role::Router
+        | Role::ExpertGate(_)
+        | Role::ExpertUp(_)
+        | Role::ExpertDown(_)
         | Role::Qkv
         | Role::AttentionPostNorm
         | Role::FfnPostNorm => "",

@@ -4,9 +4,11 @@
 //! are called in a Hugging Face checkpoint, and the few constants that files leave out. Whether there are biases,
 //! norms of queries and keys or norms behind a block follows from the tensors that are in the file.
 
+mod bert;
 mod gemma;
 mod gpt2;
 mod llama;
+mod phi;
 mod qwen;
 
 use crate::LoadError;
@@ -15,8 +17,17 @@ use gable_kernels::activation::Activation;
 use gable_kernels::rope::RopePairing;
 
 /// Every family that can be run.
-pub static FAMILIES: &[&Family] =
-    &[&llama::LLAMA, &qwen::QWEN2, &qwen::QWEN3, &gemma::GEMMA2, &gemma::GEMMA3, &gpt2::GPT2];
+pub static FAMILIES: &[&Family] = &[
+    &llama::LLAMA,
+    &qwen::QWEN2,
+    &qwen::QWEN3,
+    &gemma::GEMMA2,
+    &gemma::GEMMA3,
+    &gpt2::GPT2,
+    &bert::BERT,
+    &phi::PHI3,
+    &qwen::QWEN3_MOE,
+];
 
 /// A family of models.
 #[derive(Debug)]
@@ -44,6 +55,10 @@ pub struct Family {
     /// Layers of the one member (Gemma 2 27B) that scales queries by `sqrt(d_model / n_heads)`, not by `sqrt(head_dim)`, of
     /// which GGUF files do not tell.
     pub average_query_layers: Option<usize>,
+    /// Whether every token sees all others, and norms stand behind the sums.
+    pub encoder: bool,
+    /// Whether each feed-forward network is a choice of many.
+    pub experts: bool,
     /// Whether matrices of Hugging Face checkpoints are stored input by output.
     pub hf_transposed: bool,
     /// Names in Hugging Face checkpoints.
@@ -93,16 +108,26 @@ pub enum Role {
     Embedding,
     /// One vector per position.
     PositionEmbedding,
+    /// One vector per kind of token: first text of a pair, second.
+    TokenTypes,
+    /// Norm of the embedded tokens.
+    EmbeddingNorm,
     /// Norm before the output projection.
     OutputNorm,
     /// From the last vector to scores of all tokens: `W_U`; the embedding again if absent.
     Output,
     /// Factors of RoPE frequencies.
     RopeFactors,
+    /// Factors of RoPE frequencies for sequences beyond the original context.
+    LongRopeFactors,
+    /// Factors of RoPE frequencies for those within.
+    ShortRopeFactors,
     /// Norm before attention.
     AttentionNorm,
     /// Norm behind attention, before it is added.
     AttentionPostNorm,
+    /// Norm behind the sum of attention and what it read.
+    AttentionSumNorm,
     /// `W_Q`
     Q,
     /// `W_K`
@@ -121,12 +146,24 @@ pub enum Role {
     FfnNorm,
     /// Norm behind the feed-forward network, before it is added.
     FfnPostNorm,
+    /// Norm behind the sum of the feed-forward network and what it read.
+    FfnSumNorm,
     /// The gate's matrix.
     Gate,
     /// The first matrix.
     Up,
     /// The second matrix.
     Down,
+    /// The gate's matrix and the first matrix in one.
+    GateUp,
+    /// Scores of the experts.
+    Router,
+    /// An expert's gate. Its number stands for `{e}`; in GGUF files one tensor holds all experts.
+    ExpertGate(usize),
+    /// An expert's first matrix.
+    ExpertUp(usize),
+    /// An expert's second matrix.
+    ExpertDown(usize),
 }
 
 /// Names in GGUF files, the same for all families, without `.weight` and `.bias`. Empty: not in such files.
@@ -134,11 +171,16 @@ pub fn gguf_name(role: Role) -> &'static str {
     match role {
         Role::Embedding => "token_embd",
         Role::PositionEmbedding => "position_embd",
+        Role::TokenTypes => "token_types",
+        Role::EmbeddingNorm => "token_embd_norm",
         Role::OutputNorm => "output_norm",
         Role::Output => "output",
         Role::RopeFactors => "rope_freqs",
+        Role::LongRopeFactors => "rope_factors_long",
+        Role::ShortRopeFactors => "rope_factors_short",
         Role::AttentionNorm => "blk.{i}.attn_norm",
         Role::AttentionPostNorm => "blk.{i}.post_attention_norm",
+        Role::AttentionSumNorm => "blk.{i}.attn_output_norm",
         Role::Q => "blk.{i}.attn_q",
         Role::K => "blk.{i}.attn_k",
         Role::V => "blk.{i}.attn_v",
@@ -148,8 +190,13 @@ pub fn gguf_name(role: Role) -> &'static str {
         Role::AttentionOutput => "blk.{i}.attn_output",
         Role::FfnNorm => "blk.{i}.ffn_norm",
         Role::FfnPostNorm => "blk.{i}.post_ffw_norm",
+        Role::FfnSumNorm => "blk.{i}.layer_output_norm",
         Role::Gate => "blk.{i}.ffn_gate",
-        Role::Up => "blk.{i}.ffn_up",
+        Role::Up | Role::GateUp => "blk.{i}.ffn_up",
         Role::Down => "blk.{i}.ffn_down",
+        Role::Router => "blk.{i}.ffn_gate_inp",
+        Role::ExpertGate(_) => "blk.{i}.ffn_gate_exps",
+        Role::ExpertUp(_) => "blk.{i}.ffn_up_exps",
+        Role::ExpertDown(_) => "blk.{i}.ffn_down_exps",
     }
 }

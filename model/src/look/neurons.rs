@@ -40,6 +40,11 @@ impl Look {
     ) -> Result<Vec<Neuron>, RunError> {
         self.check_layer(layer)?;
         let Some(block) = self.model.weights().layers.get(layer) else { return Ok(Vec::new()) };
+        let Some(ffn) = block.ffn.dense() else {
+            let (found, allowed) =
+                (format!("{layer}, which has experts"), "layers with one feed-forward network");
+            return Err(RunError::Option { name: "layer", found, allowed });
+        };
         let (recording, _) = self.record(ids, |l, site| l == layer && site == Site::FfnActivation)?;
         let values = recording.row(layer, Site::FfnActivation, position);
         let mut order: Vec<usize> = (0..values.len()).collect();
@@ -50,17 +55,17 @@ impl Look {
         let mut questions = Vec::with_capacity(order.len());
         let mut answers = Vec::with_capacity(order.len());
         for &i in &order {
-            let asking = block.gate.as_ref().unwrap_or(&block.up);
+            let asking = ffn.gate.as_ref().unwrap_or(&ffn.up);
             let row = self.row(&asking.weight, i)?;
             questions.push(row.iter().zip(&block.ffn_norm.weight).map(|(w, g)| w * g).collect::<Vec<f32>>());
-            let mut alone = vec![0.0; block.down.weight.cols()];
+            let mut alone = vec![0.0; ffn.down.weight.cols()];
             if let (Some(slot), Some(value)) = (alone.get_mut(i), values.get(i)) {
                 *slot = value.signum();
             }
             answers.push(alone);
         }
         let asks = self.embeddings()?.nearest_of_all(&questions, k)?;
-        let writes = self.spoken(&self.times(&block.down.weight, &answers)?, k)?;
+        let writes = self.spoken(&self.times(&ffn.down.weight, &answers)?, k)?;
         let all = order.into_iter().zip(asks.into_iter().zip(writes));
         Ok(all
             .map(|(index, (asks, writes))| {

@@ -10,7 +10,7 @@
 
 use crate::LoadError;
 use crate::arch::{Role, gguf_name};
-use crate::config::{ModelConfig, NormKind, Positions};
+use crate::config::{ModelConfig, NormKind, Positions, yarn_magnitude};
 use crate::gguf::writer::GgufWriter;
 use crate::mapped_file::MappedFile;
 use crate::model::{Model, OpenOptions};
@@ -219,11 +219,14 @@ fn parts(model: &Model) -> Result<Vec<Part>, LoadError> {
         parts.linears(Role::AttentionOutput, i, &[&l.attention_output], None);
         parts.norm(Role::AttentionPostNorm, i, l.attention_post_norm.as_ref(), 1.0);
         parts.norm(Role::FfnNorm, i, Some(&l.ffn_norm), 1.0);
-        if let Some(gate) = &l.gate {
-            parts.linears(Role::Gate, i, &[gate], None);
+        // Families with experts are not converted.
+        if let Some(ffn) = l.ffn.dense() {
+            if let Some(gate) = &ffn.gate {
+                parts.linears(Role::Gate, i, &[gate], None);
+            }
+            parts.linears(Role::Up, i, &[&ffn.up], None);
+            parts.linears(Role::Down, i, &[&ffn.down], None);
         }
-        parts.linears(Role::Up, i, &[&l.up], None);
-        parts.linears(Role::Down, i, &[&l.down], None);
         parts.norm(Role::FfnPostNorm, i, l.ffn_post_norm.as_ref(), 1.0);
     }
     parts.norm(Role::OutputNorm, 0, Some(&w.output_norm), 1.0);
@@ -289,9 +292,34 @@ fn hyperparameters(c: &ModelConfig, writer: &mut GgufWriter) -> Result<(), LoadE
         if window_base != base {
             float("rope.freq_base_swa", window_base)?;
         }
-        if let RopeScaling::Linear { factor } = scaling {
-            float("rope.scaling.factor", factor)?;
-            writer.set(&key("rope.scaling.type"), "linear")?;
+        match scaling {
+            RopeScaling::Linear { factor } => {
+                float("rope.scaling.factor", factor)?;
+                writer.set(&key("rope.scaling.type"), "linear")?;
+            }
+            RopeScaling::Yarn {
+                factor,
+                original_context,
+                beta_fast,
+                beta_slow,
+                truncate: true,
+                attention_factor,
+            } => {
+                float("rope.scaling.factor", factor)?;
+                float("rope.scaling.yarn_beta_fast", beta_fast)?;
+                float("rope.scaling.yarn_beta_slow", beta_slow)?;
+                // What the magnitude is beyond that which follows from the factor.
+                float("rope.scaling.attn_factor", attention_factor / yarn_magnitude(factor, 1.0))?;
+                writer.set(&key("rope.scaling.original_context_length"), &original_context)?;
+                writer.set(&key("rope.scaling.type"), "yarn")?;
+            }
+            // That of Llama 3 is a tensor.
+            RopeScaling::None | RopeScaling::Llama3 { .. } => {}
+            other => {
+                let (found, supported) =
+                    (format!("{other:?}"), "linear, llama3, yarn with truncate".to_owned());
+                return Err(LoadError::Unsupported { what: "RoPE scaling in GGUF", found, supported });
+            }
         }
         writer.set(&key("rope.dimension_count"), &u32::try_from(n_rot).unwrap_or(u32::MAX))?;
     }

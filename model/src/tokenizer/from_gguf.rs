@@ -37,6 +37,8 @@ impl<'a> VocabSource<'a> {
             eot: id("eot_token_id")?,
             eom: id("eom_token_id")?,
             unknown: id("unknown_token_id")?,
+            cls: id("cls_token_id")?,
+            sep: id("seperator_token_id")?,
             padding: id("padding_token_id")?,
             fim: [
                 id("fim_pre_token_id")?.or(id("prefix_token_id")?),

@@ -12,7 +12,7 @@ use serde_json::Value;
 use super::alphabet::{Alphabet, named_byte};
 use super::special::{SpecialTokens, names_end_of_generation};
 use super::vocab::{TokenType, Vocab};
-use super::{Coder, EncodeOptions, FillInTheMiddle, Tokenizer};
+use super::{Coder, EncodeOptions, FillInTheMiddle, Tokenizer, word_piece};
 use crate::error::{LoadError, RunError};
 
 /// The pipeline. Whether it reads control tokens is a setting of the pipeline, so one caller uses it at a time.
@@ -33,37 +33,67 @@ impl HuggingFace {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of a folder; from `tokenizer_config.json` and `generation_config.json`, where they are, which
-    /// tokens begin and end a text.
+    /// Reads `tokenizer.json` of a folder, or BERT's `vocab.txt`; from `tokenizer_config.json` and `generation_config.json`,
+    /// where they are, which tokens begin and end a text.
     ///
     /// # Errors
     /// [`LoadError::Io`] if there is no `tokenizer.json`, [`LoadError::Tokenizer`] if one of the files cannot be understood.
     pub fn from_hf_folder(folder: &Path) -> Result<Tokenizer, LoadError> {
-        let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
-        let mut pipeline = tokenizers::Tokenizer::from_bytes(bytes)
-            .map_err(|error| LoadError::Tokenizer(format!("{}: {error}", path.display())))?;
+        let (path, words) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
+        let config = read_json(&folder.join("tokenizer_config.json"))?;
+        let read = |path: &Path| {
+            std::fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })
+        };
+        let (path, bytes) = if !path.exists() && words.exists() {
+            let fault = |reason: &str| LoadError::Tokenizer(format!("{}: {reason}", words.display()));
+            let text = String::from_utf8(read(&words)?).map_err(|_| fault("is not UTF-8"))?;
+            let tokens: Vec<String> = text.lines().map(str::to_owned).collect();
+            let lower_case = config.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true);
+            let bytes = word_piece::pipeline(&tokens, lower_case)?;
+            (words, bytes)
+        } else {
+            let bytes = read(&path)?;
+            (path, bytes)
+        };
+        let generation = read_json(&folder.join("generation_config.json"))?;
+        let ends = generation.get("eos_token_id").map(listed_ids).unwrap_or_default();
+        let tokens_of = |pipeline: &tokenizers::Tokenizer| {
+            let named = |key: &str| {
+                let token = config.get(key)?;
+                pipeline.token_to_id(token.as_str().or_else(|| token.get("content")?.as_str())?)
+            };
+            let bos = named("bos_token").or_else(|| named("cls_token"));
+            (bos, named("eos_token").or_else(|| named("sep_token")), named("pad_token"))
+        };
+        Tokenizer::from_pipeline(bytes, &path.display().to_string(), tokens_of, ends)
+    }
+
+    /// A tokenizer of the bytes of a `tokenizer.json`; `tokens_of` names those that begin, end and fill up a text, `ends`
+    /// are further ids at which generation stops.
+    pub(super) fn from_pipeline(
+        bytes: Vec<u8>,
+        origin: &str,
+        tokens_of: impl FnOnce(&tokenizers::Tokenizer) -> (Option<u32>, Option<u32>, Option<u32>),
+        ends: Vec<u32>,
+    ) -> Result<Tokenizer, LoadError> {
+        let fault = |error: tokenizers::Error| LoadError::Tokenizer(format!("{origin}: {error}"));
+        let mut pipeline = tokenizers::Tokenizer::from_bytes(bytes).map_err(fault)?;
         // Stored settings for training batches: texts here are neither cut nor filled up.
         pipeline.with_padding(None);
-        pipeline
-            .with_truncation(None)
-            .map_err(|error| LoadError::Tokenizer(format!("{}: {error}", path.display())))?;
+        pipeline.with_truncation(None).map_err(fault)?;
         let decoder = serde_json::to_string(&pipeline.get_decoder()).unwrap_or_default();
         let names = |kind: &str| decoder.contains(&format!("\"{kind}\""));
+        let words = names("WordPiece");
         let alphabet = if names("ByteLevel") { Alphabet::ByteLevel } else { Alphabet::SentencePiece };
 
-        let (spellings, types) = token_table(&pipeline, alphabet);
+        let (mut spellings, types) = token_table(&pipeline, alphabet);
+        if words {
+            spellings.iter_mut().for_each(|token| *token = word_piece::marked_at_beginning(token));
+        }
         let spellings: Vec<&[u8]> = spellings.iter().map(String::as_bytes).collect();
         let vocab = Vocab::build(&spellings, types, alphabet)?;
         let special = SpecialTokens::build(&spellings, &vocab)?;
-        let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let generation = read_json(&folder.join("generation_config.json"))?;
-        let named = |key: &str| {
-            let token = config.get(key)?;
-            pipeline.token_to_id(token.as_str().or_else(|| token.get("content")?.as_str())?)
-        };
-        let (bos, eos) = (named("bos_token"), named("eos_token"));
-        let ends = generation.get("eos_token_id").map(listed_ids).unwrap_or_default();
+        let (bos, eos, padding) = tokens_of(&pipeline);
         let known_ends = ends.into_iter().filter(|&id| (id as usize) < vocab.len());
         let framed = pipeline.encode_fast("", true).map(|encoding| encoding.get_ids().to_vec());
         let framed = framed.unwrap_or_default();
@@ -71,12 +101,12 @@ impl Tokenizer {
             bos,
             eos,
             eot: special.first_end_of_turn(),
-            padding: named("pad_token"),
+            padding,
             add_bos: bos.is_some_and(|id| framed.contains(&id)),
             add_eos: eos.is_some_and(|id| framed.contains(&id) && bos != Some(id)),
             end_of_generation: special.end_of_generation(known_ends.map(Some).chain([eos])),
             fim: FillInTheMiddle::find([None; 3], &special),
-            adds_space: names("Strip") || names("Metaspace"),
+            adds_space: words || names("Strip") || names("Metaspace"),
             vocab,
             special,
             coder: Coder::HuggingFace(Box::new(HuggingFace { pipeline: Mutex::new(pipeline) })),

@@ -10,7 +10,8 @@
 //! GGUF files carry a vocabulary, and with it one of two coders: byte-level byte-pair encoding (`bpe`), or
 //! SentencePiece's variant that joins by score (`spm`). Both are our own, because text comes from anyone: they cost n log n
 //! whatever the text, and they have no pattern engine that could give up half-way and split differently. Folders in Hugging
-//! Face's layout bring a `tokenizer.json`, which the `tokenizers` crate runs (`hf`).
+//! Face's layout bring a `tokenizer.json`, which the `tokenizers` crate runs (`hf`); so it does BERT's vocabularies of words,
+//! whichever file they are in (`word_piece`).
 //!
 //! **What a user writes is text.** A user who types `<|im_end|>` gets the letters, not the token that ends a reply, unless
 //! the caller asks for control tokens with [`EncodeOptions::parse_special`]. Tokens that the model's author added as plain
@@ -30,6 +31,7 @@ mod spm;
 mod stream;
 mod to_gguf;
 mod vocab;
+mod word_piece;
 
 pub use self::fim::FillInTheMiddle;
 pub use self::pre_tokenizer::PreTokenizer;
@@ -88,6 +90,9 @@ impl Tokenizer {
     /// [`LoadError::Unsupported`] for a kind of vocabulary or a pre-tokenizer that is not known, [`LoadError::Tokenizer`]
     /// for tables that contradict each other; it names the entry.
     pub fn from_vocab(source: VocabSource<'_>, pre_override: Option<&str>) -> Result<Tokenizer, LoadError> {
+        if source.model == "bert" {
+            return source.word_pieces();
+        }
         let alphabet = match source.model {
             "gpt2" => Alphabet::ByteLevel,
             "llama" => Alphabet::SentencePiece,
@@ -95,7 +100,7 @@ impl Tokenizer {
                 return Err(LoadError::Unsupported {
                     what: "tokenizer model",
                     found: other.to_owned(),
-                    supported: "gpt2, llama".to_owned(),
+                    supported: "gpt2, llama, bert".to_owned(),
                 });
             }
         };

@@ -8,7 +8,8 @@ use crate::error::LoadError;
 /// A vocabulary as GGUF metadata (`tokenizer.ggml.*`) hold it.
 #[derive(Clone, Debug, Default)]
 pub struct VocabSource<'a> {
-    /// `model`: `gpt2` for byte-level byte-pair encoding, `llama` for SentencePiece's.
+    /// `model`: `gpt2` for byte-level byte-pair encoding, `llama` for SentencePiece's, `bert` for words and their
+    /// pieces.
     pub model: &'a str,
     /// `pre`: the pre-tokenizer of a `gpt2` vocabulary; without it `default` is taken.
     pub pre: Option<&'a str>,
@@ -30,6 +31,10 @@ pub struct VocabSource<'a> {
     pub eom: Option<u32>,
     /// `unknown_token_id`: stands for what has no token.
     pub unknown: Option<u32>,
+    /// `cls_token_id`: begins a text that an encoder reads.
+    pub cls: Option<u32>,
+    /// `seperator_token_id` (so spelt): ends it.
+    pub sep: Option<u32>,
     /// `padding_token_id`: fills up.
     pub padding: Option<u32>,
     /// `fim_pre_token_id`, `fim_suf_token_id`, `fim_mid_token_id`, or older `prefix_token_id` and so on: see

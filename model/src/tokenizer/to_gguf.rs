@@ -119,6 +119,8 @@ impl Vocabulary {
             eot: tokenizer.eot(),
             eom: None,
             unknown: self.unknown,
+            cls: None,
+            sep: None,
             padding: tokenizer.padding(),
             fim: match tokenizer.fill_in_the_middle() {
                 Some(fim) => [fim.prefix, fim.suffix, fim.middle].map(Some),

@@ -1,0 +1,171 @@
+//! The choice of experts, on the tiny random checkpoint of `tests/fixtures/qwen3moe`: what is read, and by whom a row's
+//! bits are decided.
+
+mod common;
+
+use common::{ids, instruction_sets, pool, session};
+use gable_kernels::gemm::Phase;
+use gable_kernels::{Kernels, MatRef};
+use gable_model::forward::Numerics;
+use gable_model::gguf::OverrideValue;
+use gable_model::model::{Model, OpenOptions};
+use gable_model::observer::{Observer, Site};
+use gable_model::session::{Session, SessionOptions};
+use gable_model::weights::{Experts, FeedForward};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
+}
+
+fn model() -> Arc<Model> {
+    Arc::new(Model::open(&fixture("qwen3moe/model.gguf"), &OpenOptions::default()).unwrap())
+}
+
+fn tokens() -> Vec<u32> {
+    ids(&serde_json::from_str(&std::fs::read_to_string(fixture("qwen3moe/ids.json")).unwrap()).unwrap())
+}
+
+fn experts(model: &Model, layer: usize) -> &Experts {
+    match &model.weights().layers[layer].ffn {
+        FeedForward::Experts(experts) => experts,
+        FeedForward::Dense(_) => panic!("layer {layer} has one network"),
+    }
+}
+
+fn bytes_of_an_expert(model: &Model) -> usize {
+    experts(model, 0).list[0].linears().map(|linear| linear.weight.n_bytes()).sum()
+}
+
+/// What the routers read.
+#[derive(Default)]
+struct RouterInputs(Vec<(usize, Vec<f32>)>);
+
+impl Observer for RouterInputs {
+    fn wants(&self, _: usize, site: Site) -> bool {
+        site == Site::FfnInput
+    }
+    fn observe(&mut self, layer: usize, _: Site, values: MatRef<'_>) {
+        (0..values.rows()).for_each(|i| self.0.push((layer, values.row(i).to_vec())));
+    }
+}
+
+/// The two experts with the highest scores.
+fn best_two(model: &Model, layer: usize, input: &[f32]) -> Vec<usize> {
+    let router = experts(model, layer).router.weight.view(model.files()).unwrap();
+    let mut row = vec![0.0; router.cols()];
+    let mut score = |e: usize| -> f32 {
+        Kernels::best().dequantize_row(&router, e, &mut row).unwrap();
+        row.iter().zip(input).map(|(w, x)| w * x).sum()
+    };
+    let mut scores: Vec<(f32, usize)> = (0..router.rows()).map(|e| (score(e), e)).collect();
+    scores.sort_by(|a, b| b.0.total_cmp(&a.0));
+    scores.iter().take(2).map(|(_, e)| *e).collect()
+}
+
+#[test]
+fn a_pass_reads_the_chosen_experts_and_no_other() {
+    let model = model();
+    let tokens = tokens();
+    for (phase, rows) in [(Phase::Decode, 1), (Phase::Decode, 3), (Phase::Prompt, 1), (Phase::Prompt, 3)] {
+        let mut session = session(&model, Kernels::best(), Numerics::Fast, tokens.len(), rows);
+        for part in tokens.chunks(rows) {
+            let before = session.calls().weight_bytes;
+            let mut inputs = RouterInputs::default();
+            session.observe(phase, part, |_| true, &mut inputs).unwrap();
+            let read = usize::try_from(session.calls().weight_bytes - before).unwrap();
+            let mut chosen: Vec<(usize, usize)> = Vec::new();
+            for (layer, input) in &inputs.0 {
+                chosen.extend(best_two(&model, *layer, input).into_iter().map(|e| (*layer, e)));
+            }
+            chosen.sort_unstable();
+            chosen.dedup();
+            let used = 2 * model.config().n_layers;
+            let without = model.bytes_per_token() - used * bytes_of_an_expert(&model);
+            assert_eq!(read, without + chosen.len() * bytes_of_an_expert(&model), "{phase:?} {rows}");
+            if part.len() == 1 {
+                assert_eq!(read, model.bytes_per_token());
+            }
+        }
+    }
+}
+
+#[test]
+fn a_rows_bits_do_not_depend_on_who_else_chose_its_experts() {
+    let model = model();
+    let tokens = tokens();
+    let bits = |kernels: Kernels, numerics, phase, chunk: usize| -> Vec<u32> {
+        let mut session = session(&model, kernels, numerics, tokens.len(), chunk);
+        let mut all = Vec::new();
+        for part in tokens.chunks(chunk) {
+            let logits = session.observe(phase, part, |_| true, &mut ()).unwrap();
+            all.extend(
+                (0..part.len()).flat_map(|i| logits.row(i).iter().map(|x| x.to_bits()).collect::<Vec<_>>()),
+            );
+        }
+        all
+    };
+    for kernels in instruction_sets() {
+        for numerics in [Numerics::Exact, Numerics::Fast, Numerics::Precise] {
+            for phase in [Phase::Prompt, Phase::Decode] {
+                let whole = bits(kernels, numerics, phase, tokens.len());
+                for chunk in [1, 7] {
+                    let same = whole == bits(kernels, numerics, phase, chunk);
+                    assert!(same, "{} {numerics:?} {phase:?} by {chunk}", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+fn refused(overridden: &str) -> String {
+    let overrides = vec![OverrideValue::parse(overridden).unwrap()];
+    let options = OpenOptions { overrides, ..OpenOptions::default() };
+    Model::open(&fixture("qwen3moe/model.gguf"), &options).unwrap_err().to_string()
+}
+
+#[test]
+fn counts_that_contradict_the_tensors_are_refused_with_both_values() {
+    let more = refused("qwen3moe.expert_count=int:6");
+    assert!(more.contains("has shape 5 x 32, but the configuration asks for 6 x 32"), "{more}");
+    let used = refused("qwen3moe.expert_used_count=int:6");
+    assert!(used.contains("expert_used_count") && used.contains("6 of 5 experts"), "{used}");
+    let many = refused("qwen3moe.expert_count=int:1000000");
+    assert!(many.contains("2 of 1000000 experts"), "{many}");
+    let wide = refused("qwen3moe.expert_feed_forward_length=int:48");
+    assert!(wide.contains("has shape 5 x 32 x 32, but the configuration asks for 5 x 48 x 32"), "{wide}");
+}
+
+#[test]
+fn an_expert_that_is_missing_in_a_folder_is_named() {
+    let folder = std::env::temp_dir().join(format!("gable-experts-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let config = std::fs::read_to_string(fixture("qwen3moe/hf/config.json")).unwrap();
+    let more = config.replace("\"num_local_experts\": 5", "\"num_local_experts\": 6");
+    assert_ne!(config, more);
+    std::fs::write(folder.join("config.json"), &config).unwrap();
+    let tensors = std::fs::read(fixture("qwen3moe/hf/model.safetensors")).unwrap();
+    // The same length, so that offsets stay.
+    let at = tensors.windows(21).position(|w| w == b"mlp.experts.4.up_proj").unwrap();
+    let mut renamed = tensors.clone();
+    renamed[at..at + 21].copy_from_slice(b"mlp.experts.7.up_proj");
+    std::fs::write(folder.join("model.safetensors"), &renamed).unwrap();
+    std::fs::copy(fixture("gpt2/hf/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+    let error = Model::open(&folder, &OpenOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("mlp.experts.4.up_proj.weight\" is missing"), "{error}");
+    std::fs::write(folder.join("config.json"), &more).unwrap();
+    let error = Model::open(&folder, &OpenOptions::default()).unwrap_err().to_string();
+    assert!(error.contains("5 x 32") && error.contains("6 x 32"), "{error}");
+    std::fs::remove_dir_all(folder).unwrap();
+}
+
+#[test]
+fn a_session_of_a_model_with_experts_decodes_without_error_beyond_its_prompt() {
+    let model = model();
+    let mut session = Session::new(model, pool(), SessionOptions::new(Kernels::best(), 48)).unwrap();
+    session.prefill(&tokens()).unwrap();
+    for token in 5..9 {
+        assert!(session.decode(token).unwrap().iter().all(|x| x.is_finite()));
+    }
+}
