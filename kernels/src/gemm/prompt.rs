@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! for each panel of NR weight rows:
-//!     for each chunk of k:                        up to 640 values, nearly equal
+//!     for each chunk of k:                        all of it up to 640 values, else 512
 //!         unpack the panel's chunk                on-file blocks -> cells and scales, in the stack (L1)
 //!         for each MR rows of x:                  streamed from L2
 //!             tile: out[MR, NR] += x panel        out stays in memory between chunks
@@ -16,7 +16,7 @@ use super::microkernel::{
 use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::mutant::mutant;
-use crate::quant::blocks::{self, Block, CHUNK_SUBS, STEP};
+use crate::quant::blocks::{self, Block, CHUNK_SUBS, SPAN, STEP};
 use crate::quant::{Format, Groups, dequantize_row};
 use crate::simd::{LANES, Simd};
 
@@ -239,7 +239,7 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     assert!(MR <= MAX_MR && nr <= MAX_INT8_NR);
     let (n, k) = (job.weights.rows(), job.x.k());
     let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
-    let chunk = chunk_values(k, job.weights.format().block_len());
+    let chunk = chunk_values(k);
     let mut panel = Panel::new();
     let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
@@ -288,12 +288,9 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     }
 }
 
-/// Values of k per chunk: as few chunks as may be, and nearly equal ones, of whole blocks and steps.
-fn chunk_values(k: usize, block_len: usize) -> usize {
-    let unit = block_len.max(STEP);
-    let most = CHUNK_VALUES / unit * unit;
-    let chunks = k.div_ceil(most).max(1);
-    k.div_ceil(chunks).next_multiple_of(unit)
+/// Values of k per chunk: all of them where they fit, else whole spans of the activations.
+fn chunk_values(k: usize) -> usize {
+    if k <= CHUNK_VALUES { CHUNK_VALUES } else { CHUNK_VALUES / SPAN * SPAN }
 }
 
 /// How many of these row numbers, `most` at most, follow each other from the first on.
@@ -397,23 +394,5 @@ impl Panel {
                 }
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn chunks_of_k_are_whole_fit_and_are_as_few_as_may_be() {
-        for block_len in [32, 256] {
-            let unit = block_len.max(STEP);
-            for k in (0..20_000).step_by(block_len) {
-                let chunk = chunk_values(k, block_len);
-                assert!(chunk <= CHUNK_VALUES && chunk.is_multiple_of(unit));
-                assert_eq!(k.div_ceil(chunk.max(1)), k.div_ceil(CHUNK_VALUES / unit * unit), "{k}");
-            }
-        }
-        assert_eq!([576, 640, 1536, 2048].map(|k| chunk_values(k, 32)), [576, 640, 512, 512]);
     }
 }
