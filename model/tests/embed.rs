@@ -7,6 +7,7 @@ use gable_kernels::Kernels;
 use gable_model::RunError;
 use gable_model::embed::{Embedder, Pooling};
 use gable_model::forward::Numerics;
+use gable_model::gguf::OverrideValue;
 use gable_model::model::{Model, OpenOptions};
 use gable_model::session::{Session, SessionOptions};
 use gable_model::tokenizer::EncodeOptions;
@@ -165,6 +166,24 @@ fn a_decoders_last_vector_unembeds_to_the_next_tokens_scores() {
         let product: f32 = row.iter().zip(&vector).map(|(w, x)| w * x).sum();
         assert!((product - logit).abs() < 1e-4, "token {i}: {product} and {logit}");
     }
+}
+
+#[test]
+fn an_encoder_that_contradicts_itself_is_refused_with_both_values() {
+    let refused = |overridden: &str| {
+        let overrides = vec![OverrideValue::parse(overridden).unwrap()];
+        let options = OpenOptions { overrides, ..OpenOptions::default() };
+        Model::open(&fixture("bert/model.gguf"), &options).unwrap_err().to_string()
+    };
+    let positions = refused("bert.context_length=int:32");
+    assert!(positions.contains("position_embd.weight") && positions.contains("64 x 32"), "{positions}");
+    assert!(positions.contains("asks for 32 x 32"), "{positions}");
+    let pooling = refused("bert.pooling_type=int:9");
+    assert!(pooling.contains("pooling_type") && pooling.contains("is 9; supported: 0"), "{pooling}");
+    let layers = refused("bert.block_count=int:4");
+    assert!(layers.contains("blk.3.") && layers.contains("is missing"), "{layers}");
+    let end = refused("tokenizer.ggml.seperator_token_id=int:7");
+    assert!(end.contains("in the place of [SEP]"), "{end}");
 }
 
 #[test]
