@@ -156,7 +156,9 @@ fn a_decoders_last_vector_unembeds_to_the_next_tokens_scores() {
     let model = open(&fixture("qwen2/model.gguf"));
     let text: Vec<u32> = (5..17).collect();
     let kernels = Kernels::best();
-    let vector = vectors(&mut embedder(&model, kernels, Pooling::Last, false, 64), &[text.clone()]).remove(0);
+    let vector =
+        vectors(&mut embedder(&model, kernels, Pooling::Last, false, 64), std::slice::from_ref(&text))
+            .remove(0);
     let mut session = common::session(&model, kernels, Numerics::Exact, 16, 1);
     let logits = session.prefill(&text).unwrap().to_vec();
     let unembedding = model.weights().unembedding().view(model.files()).unwrap();
