@@ -639,7 +639,7 @@ fn arguments_that_do_not_fit_are_refused_by_name_and_nothing_is_written() {
     refused("bias.len is 3, but 4", &|out| kernels.layer_norm(team, x34, w4, w3, 0.0, out));
     refused("up.rows is 4, but 3", &|out| kernels.gated(team, Activation::Silu, x34, x43, out));
     refused("y.rows is 4, but 3", &|out| kernels.add(team, out, x43));
-    refused("out.rows is 3, but 1", &|out| kernels.mean_rows(team, x34, &[0..3], out));
+    refused("out.rows is 3, but 2", &|out| kernels.mean_rows(team, x34, &[0..3, 1..2], out));
     refused("rows of a group (at least) is 0, but 1", &|out| {
         kernels.mean_rows(team, x34, &[0..1, 1..1, 1..2], out)
     });

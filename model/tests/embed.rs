@@ -7,6 +7,7 @@ use gable_kernels::Kernels;
 use gable_model::RunError;
 use gable_model::embed::{Embedder, Pooling};
 use gable_model::forward::Numerics;
+use gable_model::gguf::OverrideValue;
 use gable_model::model::{Model, OpenOptions};
 use gable_model::session::{Session, SessionOptions};
 use gable_model::tokenizer::EncodeOptions;
@@ -155,7 +156,9 @@ fn a_decoders_last_vector_unembeds_to_the_next_tokens_scores() {
     let model = open(&fixture("qwen2/model.gguf"));
     let text: Vec<u32> = (5..17).collect();
     let kernels = Kernels::best();
-    let vector = vectors(&mut embedder(&model, kernels, Pooling::Last, false, 64), &[text.clone()]).remove(0);
+    let vector =
+        vectors(&mut embedder(&model, kernels, Pooling::Last, false, 64), std::slice::from_ref(&text))
+            .remove(0);
     let mut session = common::session(&model, kernels, Numerics::Exact, 16, 1);
     let logits = session.prefill(&text).unwrap().to_vec();
     let unembedding = model.weights().unembedding().view(model.files()).unwrap();
@@ -165,6 +168,24 @@ fn a_decoders_last_vector_unembeds_to_the_next_tokens_scores() {
         let product: f32 = row.iter().zip(&vector).map(|(w, x)| w * x).sum();
         assert!((product - logit).abs() < 1e-4, "token {i}: {product} and {logit}");
     }
+}
+
+#[test]
+fn an_encoder_that_contradicts_itself_is_refused_with_both_values() {
+    let refused = |overridden: &str| {
+        let overrides = vec![OverrideValue::parse(overridden).unwrap()];
+        let options = OpenOptions { overrides, ..OpenOptions::default() };
+        Model::open(&fixture("bert/model.gguf"), &options).unwrap_err().to_string()
+    };
+    let positions = refused("bert.context_length=int:32");
+    assert!(positions.contains("position_embd.weight") && positions.contains("64 x 32"), "{positions}");
+    assert!(positions.contains("asks for 32 x 32"), "{positions}");
+    let pooling = refused("bert.pooling_type=int:9");
+    assert!(pooling.contains("pooling_type") && pooling.contains("is 9; supported: 0"), "{pooling}");
+    let layers = refused("bert.block_count=int:4");
+    assert!(layers.contains("blk.3.") && layers.contains("is missing"), "{layers}");
+    let end = refused("tokenizer.ggml.seperator_token_id=int:7");
+    assert!(end.contains("in the place of [SEP]"), "{end}");
 }
 
 #[test]

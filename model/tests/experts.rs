@@ -5,15 +5,18 @@ mod common;
 
 use common::{ids, instruction_sets, pool, session};
 use gable_kernels::gemm::Phase;
+use gable_kernels::quant::Format;
 use gable_kernels::{Kernels, MatRef};
 use gable_model::forward::Numerics;
 use gable_model::gguf::OverrideValue;
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::{Observer, Site};
+use gable_model::quantize::{FileType, Quantizer, Recipe, Source};
 use gable_model::session::{Session, SessionOptions};
 use gable_model::weights::{Experts, FeedForward};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name)
@@ -93,30 +96,50 @@ fn a_pass_reads_the_chosen_experts_and_no_other() {
 
 #[test]
 fn a_rows_bits_do_not_depend_on_who_else_chose_its_experts() {
-    let model = model();
     let tokens = tokens();
-    let bits = |kernels: Kernels, numerics, phase, chunk: usize| -> Vec<u32> {
-        let mut session = session(&model, kernels, numerics, tokens.len(), chunk);
+    let (path, quantized) = quantized();
+    assert!(experts(&quantized, 1).list[4].linears().all(|linear| linear.weight.format() == Format::Q8_0));
+    let bits = |model: &Arc<Model>, kernels: Kernels, numerics, phase, chunk: usize| -> Vec<u32> {
+        let mut session = session(model, kernels, numerics, tokens.len(), chunk);
         let mut all = Vec::new();
         for part in tokens.chunks(chunk) {
             let logits = session.observe(phase, part, |_| true, &mut ()).unwrap();
-            all.extend(
-                (0..part.len()).flat_map(|i| logits.row(i).iter().map(|x| x.to_bits()).collect::<Vec<_>>()),
-            );
+            (0..part.len()).for_each(|i| all.extend(logits.row(i).iter().map(|x| x.to_bits())));
         }
         all
     };
-    for kernels in instruction_sets() {
-        for numerics in [Numerics::Exact, Numerics::Fast, Numerics::Precise] {
-            for phase in [Phase::Prompt, Phase::Decode] {
-                let whole = bits(kernels, numerics, phase, tokens.len());
-                for chunk in [1, 7] {
-                    let same = whole == bits(kernels, numerics, phase, chunk);
-                    assert!(same, "{} {numerics:?} {phase:?} by {chunk}", kernels.isa());
+    for (what, model) in [("F32", model()), ("Q8_0", quantized)] {
+        for kernels in instruction_sets() {
+            for numerics in [Numerics::Exact, Numerics::Fast, Numerics::Precise] {
+                for phase in [Phase::Prompt, Phase::Decode] {
+                    let whole = bits(&model, kernels, numerics, phase, tokens.len());
+                    for chunk in [1, 7] {
+                        let same = whole == bits(&model, kernels, numerics, phase, chunk);
+                        assert!(same, "{what} {} {numerics:?} {phase:?} by {chunk}", kernels.isa());
+                    }
                 }
             }
         }
     }
+    std::fs::remove_file(path).unwrap();
+}
+
+/// The checkpoint with every matrix in blocks of int8.
+fn quantized() -> (PathBuf, Arc<Model>) {
+    let source = Source::open(&fixture("qwen3moe/model.gguf")).unwrap();
+    let file_type = FileType::parse("Q8_0").unwrap();
+    let choices = Recipe::new(file_type).choose(source.tensors());
+    let header = source.header(&choices, file_type, None).unwrap();
+    let (mut out, quantizer) = (header.start(Vec::new()).unwrap(), Quantizer::new(1).unwrap());
+    for (i, (tensor, choice)) in source.tensors().iter().zip(&choices).enumerate() {
+        let bytes = source.bytes(i).unwrap();
+        let made = quantizer.convert(tensor, &bytes, choice.format, None, &AtomicBool::new(false));
+        out.tensor(&made.unwrap().unwrap().bytes).unwrap();
+    }
+    let path = std::env::temp_dir().join(format!("gable-experts-{}.gguf", std::process::id()));
+    std::fs::write(&path, out.finish().unwrap()).unwrap();
+    let model = Model::open(&path, &OpenOptions::default()).unwrap();
+    (path, Arc::new(model))
 }
 
 fn refused(overridden: &str) -> String {

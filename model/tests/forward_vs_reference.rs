@@ -127,6 +127,25 @@ fn phi3_with_long_rope() {
 }
 
 #[test]
+fn fused_matrices_and_factors_of_another_size_are_refused_with_both_values() {
+    let refused = |name: &str, overridden: &str| {
+        let overrides = vec![OverrideValue::parse(overridden).unwrap()];
+        let options = OpenOptions { overrides, ..OpenOptions::default() };
+        Model::open(&fixture(name).join("model.gguf"), &options).unwrap_err().to_string()
+    };
+    let up = refused("phi3", "phi3.feed_forward_length=int:40");
+    assert!(up.contains("has shape 32 x 48, but the configuration asks for 32 x 40"), "{up}");
+    let qkv = refused("phi3", "phi3.attention.head_count_kv=int:4");
+    assert!(
+        qkv.contains("attn_qkv") && qkv.contains("has shape 64 x 32, but") && qkv.contains("96 x 32"),
+        "{qkv}"
+    );
+    let factors = refused("phi3-long", "phi3.rope.dimension_count=int:4");
+    assert!(factors.contains("rope_factors_short") && factors.contains("has 4 elements"), "{factors}");
+    assert!(factors.contains("asks for 2"), "{factors}");
+}
+
+#[test]
 fn qwen3_with_experts() {
     agrees("qwen3moe");
 }

@@ -24,7 +24,8 @@ fn name_with_experts(role: Role) -> &'static str {
     }
 }
 
-const fn family(name: &'static str, hf_types: &'static [&'static str]) -> Family {
+/// RMSNorm, SwiGLU, RoPE by halves: what most families after Llama share.
+pub(super) const fn family(name: &'static str, hf_types: &'static [&'static str]) -> Family {
     Family {
         name,
         hf_types,

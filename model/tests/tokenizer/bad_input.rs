@@ -30,6 +30,29 @@ fn refusal(source: VocabSource<'_>) -> String {
 }
 
 #[test]
+fn a_vocabulary_of_words_needs_its_control_tokens_in_their_places() {
+    let words = || VocabSource {
+        model: "bert",
+        tokens: vec![b"[UNK]", b"[CLS]", b"[SEP]", b"\xe2\x96\x81play", b"ing", b"\xe2\x96\x81."],
+        ..VocabSource::default()
+    };
+    let tokenizer = Tokenizer::from_vocab(words(), None).unwrap();
+    let options = EncodeOptions { add_special: true, parse_special: false };
+    assert_eq!(tokenizer.encode("Playing. plays", options).unwrap(), [1, 3, 4, 5, 0, 2]);
+    assert_eq!(tokenizer.decode(&[1, 3, 4, 3, 2]), "playing play");
+    let without = |name: &[u8]| {
+        let tokens = words().tokens.into_iter().filter(|token| *token != name).collect();
+        refusal(VocabSource { tokens, ..words() })
+    };
+    for name in ["[UNK]", "[CLS]", "[SEP]"] {
+        assert!(without(name.as_bytes()).contains(&format!("needs {name}")), "{name}");
+    }
+    assert!(refusal(VocabSource { sep: Some(3), ..words() }).contains("in the place of [SEP] is \"play\""));
+    assert!(refusal(VocabSource { cls: Some(6), ..words() }).contains("id 6, outside the vocabulary of 6"));
+    assert!(refusal(VocabSource { tokens: vec![b"\xff"], ..words() }).contains("token 0 is not UTF-8"));
+}
+
+#[test]
 fn small_vocabularies_encode() {
     let tokenizer = Tokenizer::from_vocab(byte_level(), None).unwrap();
     let encode = |text: &str| tokenizer.encode(text, EncodeOptions::default()).unwrap();
