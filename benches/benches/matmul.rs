@@ -1,18 +1,19 @@
-//! Matmuls of real layers on every instruction set: prompts of 128 rows in multiply-adds per second, generation in
-//! bytes of weights per second over more weights than any cache holds.
+//! Matmuls of real layers with weights in every format: prompts of 128 rows in operations per second, generation in bytes
+//! of weights per second over more weights than any cache holds. `phase/layer/format/numbers/instruction set`; numbers
+//! are those of `--numerics`, other than `fast` on the best instruction set only.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use gable_benches::timing::{DISTINCT_BYTES, only_testing};
 use gable_benches::{LAYERS, Layer, weight_bytes};
 use gable_kernels::gemm::{Epilogue, Phase};
 use gable_kernels::pool::default_threads;
-use gable_kernels::quant::{Activations, Forms, QuantWeights};
+use gable_kernels::quant::{Activations, Format, Forms, QuantWeights, Remainder};
 use gable_kernels::{Kernels, MatMut, Pool};
 
-/// Weights that one generation bench rotates over: four times a large cache.
-const DISTINCT_BYTES: usize = 256 << 20;
+/// Multiply-adds of the largest problem that is only run to see that it runs.
+const TESTED: usize = 1 << 27;
 
-fn activations(kernels: Kernels, layer: &Layer, rows: usize) -> Activations {
-    let forms = Forms::fast(layer.format);
+fn activations(kernels: Kernels, layer: &Layer, rows: usize, forms: Forms) -> Activations {
     let mut x = Activations::new(rows, layer.k, forms);
     let mut view = x.begin(rows, layer.k).expect("made for it");
     for i in 0..rows {
@@ -24,32 +25,61 @@ fn activations(kernels: Kernels, layer: &Layer, rows: usize) -> Activations {
     x
 }
 
+/// What `--numerics` makes of activations for a format.
+fn numbers(phase: Phase, format: Format) -> Vec<(&'static str, Forms)> {
+    let fast = Forms::fast(format);
+    let mut all = vec![("exact", Forms::EXACT)];
+    if fast.int8 {
+        let remainder = if phase == Phase::Decode { Remainder::All } else { Remainder::Outliers };
+        all.push(("fast", fast.with_remainder(remainder)));
+        if phase == Phase::Prompt {
+            all.push(("precise", fast.with_remainder(Remainder::All)));
+        }
+    } else if fast != Forms::EXACT {
+        all.push(("fast", fast));
+    }
+    all
+}
+
 fn run(c: &mut Criterion, phase: Phase, rows: usize, name: &str) {
     let pool = Pool::new(default_threads());
-    for layer in LAYERS {
-        let row_bytes = layer.format.row_bytes(layer.k).expect("whole blocks");
-        let copies = if phase == Phase::Decode { DISTINCT_BYTES.div_ceil(layer.n * row_bytes) } else { 1 };
-        let bytes = weight_bytes(layer.format, copies * layer.n, layer.k);
-        let all = QuantWeights::from_bytes(layer.format, copies * layer.n, layer.k, row_bytes, &bytes)
-            .expect("fits");
+    for layer in LAYERS.iter().filter(|l| !only_testing() || rows * l.k * l.n <= TESTED) {
         let mut group = c.benchmark_group(format!("{name}/{}", layer.name));
-        group.throughput(match phase {
-            Phase::Decode => Throughput::Bytes((layer.n * row_bytes) as u64),
-            Phase::Prompt => Throughput::Elements((2 * rows * layer.n * layer.k) as u64),
-        });
-        for kernels in Kernels::every_available() {
-            let x = activations(kernels, layer, rows);
-            let mut out = vec![0.0; rows * layer.n];
-            let mut turn = 0;
-            group.bench_function(BenchmarkId::new(layer.format.name(), kernels.isa()), |b| {
-                b.iter(|| {
-                    turn = (turn + 1) % copies;
-                    let weights = all.row_range(turn * layer.n..(turn + 1) * layer.n);
-                    let view = MatMut::from_rows(&mut out, layer.n);
-                    pool.enter(|team| kernels.matmul(team, phase, &x, &weights, Epilogue::default(), view))
-                        .expect("shapes fit");
-                });
+        for format in Format::ALL {
+            // Blocks of 256 do not divide every width.
+            let Some(row_bytes) = format.row_bytes(layer.k) else { continue };
+            group.throughput(match phase {
+                Phase::Decode => Throughput::Bytes((layer.n * row_bytes) as u64),
+                Phase::Prompt => Throughput::Elements((2 * rows * layer.n * layer.k) as u64),
             });
+            let rotates = phase == Phase::Decode && !only_testing();
+            let copies = if rotates { DISTINCT_BYTES.div_ceil(layer.n * row_bytes) } else { 1 };
+            for ((numbers, forms), kernels) in numbers(phase, format)
+                .into_iter()
+                .flat_map(|forms| Kernels::every_available().map(move |kernels| (forms, kernels)))
+                .filter(|((numbers, _), kernels)| {
+                    *numbers == "fast" || kernels.isa() == Kernels::best().isa()
+                })
+            {
+                let id = BenchmarkId::new(format!("{}/{numbers}", format.name()), kernels.isa());
+                group.bench_function(id, |b| {
+                    let bytes = weight_bytes(format, layer.n, layer.k).repeat(copies);
+                    let all = QuantWeights::from_bytes(format, copies * layer.n, layer.k, row_bytes, &bytes);
+                    let all = all.expect("fits");
+                    let x = activations(kernels, layer, rows, forms);
+                    let mut out = vec![0.0; rows * layer.n];
+                    let mut turn = 0;
+                    b.iter(|| {
+                        turn = (turn + 1) % copies;
+                        let weights = all.row_range(turn * layer.n..(turn + 1) * layer.n);
+                        let view = MatMut::from_rows(&mut out, layer.n);
+                        pool.enter(|team| {
+                            kernels.matmul(team, phase, &x, &weights, Epilogue::default(), view)
+                        })
+                        .expect("shapes fit");
+                    });
+                });
+            }
         }
     }
 }

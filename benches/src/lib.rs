@@ -1,6 +1,11 @@
-//! Layer shapes that the benches share, by the models they are of.
+//! What the benches share: layer shapes, candidates, timing, and how scripts are served.
 
+pub mod attention;
 pub mod dense;
+pub mod options;
+pub mod rowwise;
+pub mod serve;
+pub mod timing;
 
 use gable_kernels::quant::Format;
 
@@ -13,16 +18,14 @@ pub struct Layer {
     pub n: usize,
     /// Inputs.
     pub k: usize,
-    /// Element type in the usual file.
-    pub format: Format,
 }
 
 /// Matrices of the models that the figures are given for.
 pub const LAYERS: &[Layer] = &[
-    Layer { name: "smollm2/ffn_up", n: 1536, k: 576, format: Format::Q4_1 },
-    Layer { name: "smollm2/ffn_down", n: 576, k: 1536, format: Format::Q4_1 },
-    Layer { name: "gemma3-270m/ffn_down", n: 640, k: 2048, format: Format::Q6_K },
-    Layer { name: "qwen-1.5b/ffn_up", n: 8960, k: 1536, format: Format::Q4_K },
+    Layer { name: "smollm2/ffn_up", n: 1536, k: 576 },
+    Layer { name: "smollm2/ffn_down", n: 576, k: 1536 },
+    Layer { name: "gemma3-270m/ffn_down", n: 640, k: 2048 },
+    Layer { name: "qwen-1.5b/ffn_up", n: 8960, k: 1536 },
 ];
 
 /// Bytes of a matrix with small scales: what the values are does not change the speed.

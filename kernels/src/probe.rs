@@ -2,109 +2,154 @@
 //!
 //! | probe | loop | limit of |
 //! |---|---|---|
-//! | [`Kernels::probe_f32`] | multiply-adds of registers | f32 tiles |
-//! | [`Kernels::probe_bf16`] | bf16 dot products of registers | bf16 tiles |
-//! | [`Kernels::probe_int8`] | u8 x i8 dot products of registers | int8 tiles |
+//! | [`Kernels::probe_arithmetic`] | [`ProbeLoop`]s over f32, bf16 pairs, bytes | register tiles |
 //! | [`Kernels::probe_read`] | loads of a buffer, prefetching ahead | everything that streams |
+//! | [`Kernels::probe_copy`], [`Kernels::probe_update`] | loads and stores | row-wise kernels |
 //!
-//! There are enough independent chains to hide the instructions' latency, and no memory in the arithmetic loops. Each
-//! call does a given amount of work on the calling thread; whoever asks takes the time, often, and keeps the best.
+//! The arithmetic is the tiles' own ([`Cell::step`]), with enough independent chains to hide the instructions' latency, in
+//! a loop that touches no memory and in others that load operands from L1 as tiles do. Each call does a given amount of work on
+//! the calling thread; whoever asks takes the time, often, and keeps the best of all loops.
 
 #![allow(unsafe_code)]
 
+use crate::gemm::microkernel::{self, Cell};
 use crate::isa::Kernels;
 use crate::simd::{LANES, Simd, VECTOR_BYTES};
+
+/// What is multiplied.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeKind {
+    /// f32, fused with the addition where the CPU does.
+    F32,
+    /// Pairs of bf16: as instructions where the CPU has them, else as the tiles widen them.
+    Bf16,
+    /// u8 times i8, by the dot product of the instruction set.
+    Int8,
+}
+
+/// A loop that arithmetic is probed by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ProbeLoop {
+    /// Registers only. Where a step takes several instructions, some of them would not depend on the chain and be done
+    /// once for all rounds: there this is [`ProbeLoop::Tile`].
+    Chains,
+    /// A register tile as products use it, weights and activations in L1.
+    Tile,
+    /// A tile of more rows and fewer columns.
+    Tall,
+}
+
+impl ProbeLoop {
+    /// All of them.
+    pub const ALL: [ProbeLoop; 3] = [ProbeLoop::Chains, ProbeLoop::Tile, ProbeLoop::Tall];
+}
 
 /// Independent chains where the register file has 32 vectors, and where it has fewer.
 const MANY: usize = 24;
 const FEW: usize = 6;
+/// Cells of the panel that a round of a tile multiplies with.
+const CELLS: usize = 16;
+/// Widest tile, and most rows of one.
+const MAX_NV: usize = 4;
+const MAX_ROWS: usize = 12;
 
-/// Operations of one round: two per multiply-add, 16 lanes, `values` per lane.
-fn operations<S: Simd>(values: usize) -> usize {
-    2 * LANES * values * if S::REGISTERS >= 32 { MANY } else { FEW }
-}
+/// Cells whose lanes are 0.5 or 63 in every type that they are taken for.
+const CELL: u32 = 0x3f00_3f00;
 
+/// Steps of `N` chains, all in registers; gives how many per round.
 #[inline(always)]
-fn f32_chains<S: Simd, const N: usize>(s: S, rounds: usize) -> f32 {
-    let (w, x) = (s.splat(std::hint::black_box(0.5)), s.splat(std::hint::black_box(1.0)));
-    let mut acc = [x; N];
+fn chains<S: Simd, C: Cell<S>, const N: usize>(s: S, rounds: usize) -> usize {
+    let cells = std::hint::black_box([CELL; LANES]);
+    // SAFETY: 16 cells of at most 4 bytes.
+    let (w, x) = (unsafe { C::weights(s, cells.as_ptr().cast()) }, C::spread(s, cells[0]));
+    let mut acc = [C::zero(s); N];
     for _ in 0..rounds {
         for chain in &mut acc {
-            *chain = s.mul_add(*chain, w, x);
+            *chain = C::step(s, *chain, w, x);
         }
     }
-    let mut sum = acc[0];
-    for chain in &acc[1..] {
-        sum = s.add(sum, *chain);
-    }
-    s.sum(sum)
+    keep::<S, C>(s, &acc);
+    N
 }
 
+/// Steps of a tile over a panel in L1; gives how many per round.
 #[inline(always)]
-fn bf16_chains<S: Simd, const N: usize>(s: S, rounds: usize) -> f32 {
-    let (w, x) =
-        (s.splat_cell(std::hint::black_box(0x3f00_3f00)), s.splat_cell(std::hint::black_box(0x3f80_3f80)));
-    let mut acc = [s.splat(0.0); N];
+fn tile<S: Simd, C: Cell<S>, const MR: usize, const NV: usize>(s: S, rounds: usize) -> usize {
+    const { assert!(MR <= MAX_ROWS && NV <= MAX_NV) };
+    let panel = std::hint::black_box([CELL; CELLS * MAX_NV * LANES]);
+    let rows = std::hint::black_box([CELL; MAX_ROWS * CELLS]);
+    // Hidden from the optimiser: it would unroll the loop and spill accumulators.
+    let cells = std::hint::black_box(CELLS).min(CELLS);
+    let mut acc = [[C::zero(s); NV]; MR];
     for _ in 0..rounds {
-        for chain in &mut acc {
-            *chain = s.dot_bf16(*chain, w, x);
+        for k in 0..cells {
+            // SAFETY: `k < CELLS`, and the panel has `CELLS` times `MAX_NV` vectors of cells of at most 4 bytes.
+            let w: [C::Weights; NV] = unsafe {
+                let at = panel.as_ptr().cast::<u8>().add(k * NV * LANES * C::BYTES);
+                let mut w = [C::weights(s, at); NV];
+                for v in 1..NV {
+                    w[v] = C::weights(s, at.add(v * LANES * C::BYTES));
+                }
+                w
+            };
+            for i in 0..MR {
+                // SAFETY: `MR <= MAX_ROWS` rows of `CELLS` cells.
+                let x = C::spread(s, unsafe { *rows.as_ptr().add(i * CELLS + k) });
+                for v in 0..NV {
+                    acc[i][v] = C::step(s, acc[i][v], w[v], x);
+                }
+            }
         }
     }
-    let mut sum = acc[0];
-    for chain in &acc[1..] {
-        sum = s.add(sum, *chain);
+    for row in &acc {
+        keep::<S, C>(s, row);
     }
-    s.sum(sum)
+    CELLS * MR * NV
 }
 
+/// Lets the optimiser think that the sums are needed.
 #[inline(always)]
-fn int8_chains<S: Simd, const N: usize>(s: S, rounds: usize) -> i32 {
-    let (w, x) =
-        (s.splat_cell(std::hint::black_box(0x0102_0304)), s.splat_cell(std::hint::black_box(0x01ff_02fe)));
-    let mut acc = [s.splat_i32(0); N];
-    for _ in 0..rounds {
-        for chain in &mut acc {
-            *chain = s.dot_u8i8(*chain, w, x);
-        }
+fn keep<S: Simd, C: Cell<S>>(s: S, sums: &[C::Sum]) {
+    for sum in sums {
+        let mut sink = [0.0_f32; LANES];
+        // SAFETY: 16 lanes.
+        unsafe { C::store(s, sink.as_mut_ptr(), *sum) };
+        std::hint::black_box(sink);
     }
-    let mut sum = acc[0];
-    for chain in &acc[1..] {
-        sum = s.add_i32(sum, *chain);
+}
+
+/// Runs a loop; gives the steps per round, each of which is 16 cells.
+#[inline(always)]
+fn steps<S: Simd, C: Cell<S>>(s: S, which: ProbeLoop, one_instruction: bool, rounds: usize) -> usize {
+    let many = S::REGISTERS >= 32;
+    if S::REGISTERS < 8 {
+        // Portable: multiplication and addition are two instructions, and a vector is several registers.
+        return tile::<S, C, 2, 1>(s, rounds);
     }
-    s.sum_i32(sum)
+    // As in dense/tiles.rs: a step of several instructions needs room for what is between them.
+    match (which, one_instruction) {
+        (ProbeLoop::Chains, true) if many => chains::<S, C, MANY>(s, rounds),
+        (ProbeLoop::Chains, true) => chains::<S, C, FEW>(s, rounds),
+        (ProbeLoop::Tall, true) if many => tile::<S, C, 12, 2>(s, rounds),
+        (ProbeLoop::Tall, false) if many => tile::<S, C, 8, 2>(s, rounds),
+        (ProbeLoop::Tall, _) => tile::<S, C, 3, 1>(s, rounds),
+        (_, true) if many => tile::<S, C, 6, 4>(s, rounds),
+        (_, false) if many => tile::<S, C, 4, 4>(s, rounds),
+        (_, true) => tile::<S, C, 6, 1>(s, rounds),
+        (_, false) => tile::<S, C, 4, 1>(s, rounds),
+    }
 }
 
-/// Leaf: `rounds` rounds of multiply-adds; the number of operations.
+/// Leaf: `rounds` rounds of a loop; the number of operations.
 #[inline(always)]
-pub(crate) fn f32_peak<S: Simd>(s: S, rounds: usize) -> usize {
-    std::hint::black_box(if S::REGISTERS >= 32 {
-        f32_chains::<S, MANY>(s, rounds)
-    } else {
-        f32_chains::<S, FEW>(s, rounds)
-    });
-    rounds * operations::<S>(1)
-}
-
-/// Leaf: `rounds` rounds of bf16 dot products; the number of operations.
-#[inline(always)]
-pub(crate) fn bf16_peak<S: Simd>(s: S, rounds: usize) -> usize {
-    std::hint::black_box(if S::REGISTERS >= 32 {
-        bf16_chains::<S, MANY>(s, rounds)
-    } else {
-        bf16_chains::<S, FEW>(s, rounds)
-    });
-    rounds * operations::<S>(2)
-}
-
-/// Leaf: `rounds` rounds of int8 dot products; the number of operations.
-#[inline(always)]
-pub(crate) fn int8_peak<S: Simd>(s: S, rounds: usize) -> usize {
-    std::hint::black_box(if S::REGISTERS >= 32 {
-        int8_chains::<S, MANY>(s, rounds)
-    } else {
-        int8_chains::<S, FEW>(s, rounds)
-    });
-    rounds * operations::<S>(4)
+pub(crate) fn arithmetic<S: Simd>(s: S, kind: ProbeKind, which: ProbeLoop, rounds: usize) -> usize {
+    // Two operations per product, 16 cells per step, and what a cell holds.
+    let (steps, values) = match kind {
+        ProbeKind::F32 => (steps::<S, microkernel::F32>(s, which, true, rounds), 1),
+        ProbeKind::Bf16 => (steps::<S, microkernel::Bf16>(s, which, S::HAS_BF16, rounds), 2),
+        ProbeKind::Int8 => (steps::<S, microkernel::U8>(s, which, S::DOT_U8_MAX == u8::MAX, rounds), 4),
+    };
+    rounds * steps * 2 * LANES * values
 }
 
 /// Leaf: reads all whole groups of four vectors, asking for lines `ahead` bytes before they are needed (0: never).
@@ -132,24 +177,56 @@ pub(crate) fn read<S: Simd>(s: S, bytes: &[u8], ahead: usize) {
     std::hint::black_box(sink);
 }
 
+/// Stores the whole vectors of `from`, combined with a zero that the optimiser does not know of, to `to`.
+///
+/// # Safety
+/// Both must be valid for `len` bytes; they may be the same.
+#[inline(always)]
+unsafe fn stream<S: Simd>(s: S, from: *const u8, to: *mut u8, len: usize) {
+    let zero = s.splat_cell(std::hint::black_box(0));
+    for at in (0..len / VECTOR_BYTES).map(|i| i * VECTOR_BYTES) {
+        // SAFETY: whole vectors below `len`.
+        unsafe { s.store_bytes(to.add(at), s.or(s.load_bytes(from.add(at)), zero)) };
+    }
+}
+
+/// Leaf: copies all whole vectors of `from`, as far as `to` goes.
+#[inline(always)]
+pub(crate) fn copy<S: Simd>(s: S, from: &[u8], to: &mut [u8]) {
+    // SAFETY: the shorter length.
+    unsafe { stream(s, from.as_ptr(), to.as_mut_ptr(), from.len().min(to.len())) };
+}
+
+/// Leaf: loads and stores all whole vectors, whose bytes stay as they are.
+#[inline(always)]
+pub(crate) fn update<S: Simd>(s: S, bytes: &mut [u8]) {
+    let at = bytes.as_mut_ptr();
+    // SAFETY: one slice, its own length.
+    unsafe { stream(s, at, at, bytes.len()) };
+}
+
 /// # Probes
 impl Kernels {
-    /// Multiplies and adds f32 registers for `rounds` rounds on the calling thread.
+    /// Multiplies and adds for `rounds` rounds of a loop on the calling thread.
     ///
-    /// Returns the number of operations done, two per multiply-add.
+    /// Returns the number of operations done, two per product; in proportion to the rounds.
+    pub fn probe_arithmetic(self, kind: ProbeKind, which: ProbeLoop, rounds: usize) -> usize {
+        self.table.probe_arithmetic(kind, which, rounds)
+    }
+
+    /// [`Kernels::probe_arithmetic`] of f32 by [`ProbeLoop::Chains`].
     pub fn probe_f32(self, rounds: usize) -> usize {
-        self.table.probe_f32(rounds)
+        self.probe_arithmetic(ProbeKind::F32, ProbeLoop::Chains, rounds)
     }
 
-    /// As [`Kernels::probe_f32`] with bf16 dot products: as instructions where the CPU has them, else as the tiles
-    /// widen them.
+    /// [`Kernels::probe_arithmetic`] of bf16 by [`ProbeLoop::Chains`].
     pub fn probe_bf16(self, rounds: usize) -> usize {
-        self.table.probe_bf16(rounds)
+        self.probe_arithmetic(ProbeKind::Bf16, ProbeLoop::Chains, rounds)
     }
 
-    /// As [`Kernels::probe_f32`] with the int8 dot product of the instruction set.
+    /// [`Kernels::probe_arithmetic`] of int8 by [`ProbeLoop::Chains`].
     pub fn probe_int8(self, rounds: usize) -> usize {
-        self.table.probe_int8(rounds)
+        self.probe_arithmetic(ProbeKind::Int8, ProbeLoop::Chains, rounds)
     }
 
     /// Reads `bytes` once, from front to back, asking for cache lines `ahead` bytes early (0: leaves that to the CPU).
@@ -157,5 +234,15 @@ impl Kernels {
     /// Up to 255 bytes at the end are left out.
     pub fn probe_read(self, bytes: &[u8], ahead: usize) {
         self.table.probe_read(bytes, ahead);
+    }
+
+    /// Copies `from` to `to`, as far as both go; up to 63 bytes at the end are left out.
+    pub fn probe_copy(self, from: &[u8], to: &mut [u8]) {
+        self.table.probe_copy(from, to);
+    }
+
+    /// Loads and stores `bytes`, which stay as they are; up to 63 bytes at the end are left out.
+    pub fn probe_update(self, bytes: &mut [u8]) {
+        self.table.probe_update(bytes);
     }
 }

@@ -18,6 +18,7 @@ use crate::dense::jobs::{Job as DenseJob, PackColumns, PackRows, PackedRows, Uni
 use crate::gemm::Job;
 use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
+use crate::probe::{ProbeKind, ProbeLoop};
 use crate::quant::{QuantWeights, QuantizedRow};
 use crate::rope::RopePairing;
 use crate::simd::vocabulary::{self, Findings};
@@ -85,10 +86,10 @@ macro_rules! operations {
             fn pack_rows(job: &PackRows<'_>, rows: Range<usize>, out: PackedRows) = crate::dense::pack_rows;
             fn pack_columns(job: &PackColumns<'_>, panel: usize, out: &mut [u8]) = crate::dense::pack_columns;
             fn dense_store(job: &DenseJob<'_>, unit: &UnitSums<'_>, rows: Range<usize>, cols: Range<usize>) = crate::dense::dense_store;
-            fn probe_f32(rounds: usize) -> usize = crate::probe::f32_peak;
-            fn probe_bf16(rounds: usize) -> usize = crate::probe::bf16_peak;
-            fn probe_int8(rounds: usize) -> usize = crate::probe::int8_peak;
+            fn probe_arithmetic(kind: ProbeKind, which: ProbeLoop, rounds: usize) -> usize = crate::probe::arithmetic;
             fn probe_read(bytes: &[u8], ahead: usize) = crate::probe::read;
+            fn probe_copy(from: &[u8], to: &mut [u8]) = crate::probe::copy;
+            fn probe_update(bytes: &mut [u8]) = crate::probe::update;
         } }
     };
 }

@@ -2,6 +2,7 @@
 
 mod common;
 
+use gable_kernels::attention::Arithmetic;
 use gable_kernels::{Isa, KernelError, Kernels, MatMut, Team};
 
 #[test]
@@ -52,21 +53,142 @@ fn an_instruction_set_that_is_not_there_is_refused_with_the_list_of_those_that_a
     assert!(message.contains(missing.name()) && message.contains("portable"), "{message}");
 }
 
-/// The table in the README is what the tables in the code say.
+/// Which kernel exists where, as the README says it: made from the sources of the tables and from what they are at run
+/// time. `GABLE_BLESS=1` writes it there.
 #[test]
-fn the_readme_names_the_tiles_of_every_instruction_set() {
-    let readme = std::fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md")).unwrap();
-    let row = |first: &str| -> Vec<String> {
-        let line = readme.lines().find(|l| l.starts_with(&format!("| {first}"))).unwrap();
-        line.trim_matches('|').split('|').map(|cell| cell.trim().to_owned()).collect()
-    };
-    let (names, cells, int8) = (row("kernel"), row("f32 tile"), row("int8 tile"));
-    assert_eq!(names[1..], Isa::ALL.map(|isa| isa.name().to_owned()));
-    for kernels in Kernels::every_available() {
-        let column = names.iter().position(|n| n == kernels.isa().name()).unwrap();
-        let tiles = kernels.tiles();
-        for (row, (mr, nv)) in [(&cells, tiles.cells), (&int8, tiles.int8)] {
-            assert_eq!(row[column], format!("{mr} x {}", 16 * nv), "{}", kernels.isa());
+fn the_readme_says_which_kernels_every_instruction_set_has_and_in_which_tiles() {
+    const START: &str = "<!-- kernels by instruction set: made and checked by kernels/tests/isa.rs -->\n";
+    const END: &str = "<!-- end of kernels by instruction set -->";
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../README.md");
+    let readme = std::fs::read_to_string(path).unwrap();
+    let (before, rest) = readme.split_once(START).expect("the README has the mark where the table begins");
+    let (found, after) = rest.split_once(END).expect("the README has the mark where the table ends");
+    let table = table();
+    if std::env::var_os("GABLE_BLESS").is_some() {
+        std::fs::write(path, [before, START, &table, END, after].concat()).unwrap();
+        return;
+    }
+    assert_eq!(found, table, "run this test with GABLE_BLESS=1, and look at the README");
+}
+
+/// What a `kernel_table!` line says.
+struct Line {
+    isa: Isa,
+    features: Vec<String>,
+    /// Rows and vectors of 16 of the plain tile and of the int8 tile.
+    tiles: [(usize, usize); 2],
+    /// What sets the table apart from the one before it, which `scripts/check_asm.py` finds in the machine code.
+    instruction: String,
+}
+
+impl Line {
+    fn has(&self, feature: &str) -> bool {
+        self.features.iter().any(|f| f == feature)
+    }
+
+    /// What multiplies u8 and i8.
+    fn int8(&self) -> &'static str {
+        match () {
+            () if self.has("avx512vnni") || self.has("avxvnni") => "vpdpbusd",
+            () if self.has("avx512bw") || self.has("avx2") => "vpmaddubsw",
+            () if self.has("dotprod") => "sdot",
+            () => "plain",
         }
     }
+
+    /// What multiplies bf16.
+    fn bf16(&self) -> &'static str {
+        if self.has("avx512bf16") { "vdpbf16ps" } else { "widened" }
+    }
+}
+
+fn source(path: &str) -> String {
+    std::fs::read_to_string(format!("{}/{path}", env!("CARGO_MANIFEST_DIR"))).unwrap()
+}
+
+fn tile(text: &str) -> (usize, usize) {
+    let (rows, vectors) = text.trim().split_once(" x ").unwrap();
+    (rows.parse().unwrap(), vectors.parse().unwrap())
+}
+
+fn lines() -> Vec<Line> {
+    let tables = source("src/table.rs");
+    let checks = source("../scripts/check_asm.py");
+    let line = |text: &str| {
+        // NAME: Token, [features], 6 x 4, int8 6 x 2
+        let (name, rest) = text.split_once(": ").unwrap();
+        let (token, rest) = rest.split_once(", [").unwrap();
+        let (features, tiles) = rest.split_once("],").unwrap();
+        let (plain, int8) = tiles.split_once(", int8").unwrap();
+        let instruction = checks.lines().find_map(|l| l.trim().strip_prefix(&format!("\"{name}\": (r\"")));
+        let instruction = instruction.map_or("-", |l| l.rsplit('"').nth(1).unwrap());
+        Line {
+            isa: token.to_lowercase().parse().unwrap(),
+            features: features
+                .split(", ")
+                .map(|f| f.trim_matches('"').to_owned())
+                .filter(|f| !f.is_empty())
+                .collect(),
+            tiles: [tile(plain), tile(int8)],
+            instruction: instruction.to_owned(),
+        }
+    };
+    let calls = tables.split("\nkernel_table!(").skip(1);
+    let mut all: Vec<Line> =
+        calls.map(|call| line(&call.split_once(");").unwrap().0.replace("\n   ", ""))).collect();
+    all.sort_by_key(|line| line.isa);
+    all
+}
+
+/// The leaves of a table by the module that they are of.
+fn kernels_by_module() -> Vec<(String, Vec<&'static str>)> {
+    let tables = source("src/table.rs");
+    let mut modules: Vec<(String, Vec<&'static str>)> = Vec::new();
+    for &name in Kernels::operations() {
+        // Two are called with their tiles; the others are assigned in the list of operations.
+        let called = tables.find(&format!("::{name}::<$Token")).map(|at| &tables[..at]);
+        let listed = || tables.split(&format!("fn {name}(")).nth(1).unwrap().split(';').next().unwrap();
+        let path = called
+            .map_or_else(|| listed().rsplit("= ").next().unwrap(), |text| text.rsplit(' ').next().unwrap());
+        let module = path.trim_start_matches("crate::").split("::").next().unwrap().to_owned();
+        match modules.iter_mut().find(|m| m.0 == module) {
+            Some(module) => module.1.push(name),
+            None => modules.push((module, vec![name])),
+        }
+    }
+    modules.sort();
+    modules
+}
+
+fn table() -> String {
+    let lines = lines();
+    assert_eq!(lines.iter().map(|line| line.isa).collect::<Vec<_>>(), Isa::ALL);
+    for kernels in Kernels::every_available() {
+        let line = lines.iter().find(|line| line.isa == kernels.isa()).unwrap();
+        assert_eq!(line.tiles, [kernels.tiles().cells, kernels.tiles().int8], "{}", kernels.isa());
+        let multiplies_bf16 = Arithmetic::fastest(kernels) == Arithmetic::Bf16;
+        assert_eq!(line.bf16() == "vdpbf16ps", multiplies_bf16, "{}", kernels.isa());
+    }
+    for line in &lines {
+        let Line { isa, instruction, .. } = line;
+        assert!(
+            [line.int8(), line.bf16(), "-"].iter().any(|own| instruction.contains(own)),
+            "{isa}: {instruction}"
+        );
+    }
+    let row = |title: &str, cell: &dyn Fn(&Line) -> String| {
+        format!("| {title} | {} |\n", lines.iter().map(cell).collect::<Vec<_>>().join(" | "))
+    };
+    let tile = |(rows, vectors): (usize, usize)| format!("{rows} x {}", 16 * vectors);
+    let mut text = row("", &|line| format!("`{}`", line.isa));
+    text += &format!("|---{}|\n", "|---".repeat(lines.len()));
+    text += &row("CPU features", &|line| line.features.join(" "));
+    text += &row("int8 dot product", &|line| line.int8().to_owned());
+    text += &row("bf16 dot product", &|line| line.bf16().to_owned());
+    text += &row("tile of f32, f16, bf16", &|line| tile(line.tiles[0]));
+    text += &row("tile of int8 blocks", &|line| tile(line.tiles[1]));
+    for (module, kernels) in kernels_by_module() {
+        text += &row(&format!("kernels of `{module}`"), &|_| kernels.len().to_string());
+    }
+    text
 }

@@ -57,6 +57,17 @@ impl Cells {
         if self == Cells::F16 { 2 } else { 4 }
     }
 
+    /// In plans.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Cells::F32 => "f32",
+            Cells::F16 => "f16",
+            Cells::Bf16 => "bf16",
+            Cells::U8 => "u8",
+            Cells::I16 => "i16",
+        }
+    }
+
     pub(crate) fn is_integer(self) -> bool {
         matches!(self, Cells::U8 | Cells::I16)
     }
@@ -88,6 +99,11 @@ impl KBlocks {
 
     pub(crate) fn count(&self) -> usize {
         self.cells.div_ceil(self.block)
+    }
+
+    /// Most elements of K in a block.
+    pub(crate) fn longest(&self) -> usize {
+        self.block.saturating_mul(self.values).min(self.k)
     }
 
     /// Cells of block `i`.

@@ -1,7 +1,7 @@
 //! How a product is cut: the one place where sizes decide.
 
 use super::cells::{A_STRIDE, Cells, KBlocks};
-use super::{Element, Rhs};
+use super::{Element, ElementType, Rhs};
 use crate::isa::Kernels;
 use crate::simd::LANES;
 
@@ -9,6 +9,8 @@ use crate::simd::LANES;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct DensePlan {
+    /// What tiles multiply: `f32`, `f16` (widened when it is loaded), `bf16` (pairs), `u8` (fours) or `i16` (pairs).
+    pub path: &'static str,
     /// Rows of a register tile.
     pub mr: usize,
     /// Columns of a register tile, and of a panel.
@@ -25,18 +27,23 @@ pub struct DensePlan {
     pub threads: usize,
     /// Blocks that K is cut into.
     pub k_blocks: usize,
+    /// Most elements of K in one of them.
+    pub kc: usize,
+    /// What a block of rows costs, in steps of a tile: one cell of K times a vector of columns, for one row.
+    pub steps: usize,
 }
 
 /// Cells of A that are packed at a time. Each panel of B streams over all of them, at a byte or so per cycle; and where B is
 /// packed on the way, it is for each such block again.
 const A_CELLS: usize = 4 << 20;
-/// Tile-steps (one cell of K, a vector wide) below which a second thread costs more than it brings: handing out work takes
-/// about as long as two thousand of them.
-const SERIAL_STEPS: usize = 8_192;
 /// Least rows of a unit, where B is packed and where each unit packs its panel.
 const LEAST_ROWS: [usize; 2] = [96, 24];
 
 impl DensePlan {
+    /// [Steps](DensePlan::steps) below which a second thread costs more than it brings: handing out work takes about as
+    /// long as two thousand of them.
+    pub const SERIAL_STEPS: usize = 8_192;
+
     pub(super) fn new(
         kernels: Kernels,
         kind: Cells,
@@ -53,7 +60,7 @@ impl DensePlan {
         let strips = n.div_ceil(nr * width).max(1);
         let vectors = n.div_ceil(LANES).saturating_mul(sides);
         let steps = block_rows.saturating_mul(blocks.cells).saturating_mul(vectors);
-        let threads = if steps < SERIAL_STEPS { 1 } else { threads.max(1) };
+        let threads = if steps < Self::SERIAL_STEPS { 1 } else { threads.max(1) };
         let least = LEAST_ROWS[usize::from(packed)];
         // As few units as keep the threads busy to the end, for every unit reads (or packs) its panel.
         let mut parts = 1;
@@ -64,6 +71,7 @@ impl DensePlan {
         let row_parts = block_rows.div_ceil(unit_rows);
         let units = strips * row_parts;
         DensePlan {
+            path: kind.name(),
             mr,
             nr,
             block_rows,
@@ -72,6 +80,8 @@ impl DensePlan {
             units,
             threads: threads.min(units),
             k_blocks: blocks.count(),
+            kc: blocks.longest(),
+            steps,
         }
     }
 }
@@ -102,7 +112,25 @@ impl Kernels {
             Rhs::Packed(b) => (true, b.element),
             _ => (false, B::TYPE),
         };
-        let kind = Cells::choose(A::TYPE, element, packed, self.table.exact_u8)?;
-        Some(DensePlan::new(self, kind, [m, b.k(), b.n()], packed, threads, [1, 1]))
+        self.dense_plan_of([A::TYPE, element], [m, b.k(), b.n()], packed, threads)
+    }
+
+    /// The same of matrices that need not be there: types of A and B, M, K and N, and whether B is packed beforehand.
+    ///
+    /// ```
+    /// use gable_kernels::{Kernels, dense::ElementType::{Bf16, I8}};
+    /// let plan = Kernels::best().dense_plan_of([Bf16, Bf16], [4096; 3], true, 2).unwrap();
+    /// assert_eq!((plan.path, plan.threads), ("bf16", 2));
+    /// assert_eq!(Kernels::best().dense_plan_of([I8, Bf16], [1; 3], true, 1), None);
+    /// ```
+    pub fn dense_plan_of(
+        self,
+        [a, b]: [ElementType; 2],
+        shape: [usize; 3],
+        packed: bool,
+        threads: usize,
+    ) -> Option<DensePlan> {
+        let kind = Cells::choose(a, b, packed, self.table.exact_u8)?;
+        Some(DensePlan::new(self, kind, shape, packed, threads, [1, 1]))
     }
 }

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Attention: Gable beside PyTorch's scaled_dot_product_attention, everybody in turn in every round.
+
+    pip install numpy torch
+    python benches/peers/attention.py [--threads N] [--rounds N] [--filter decode] [--output table.md]
+
+Prompts in GFLOP/s of the visible half and as a share of the measured peak of the type that Gable multiplies; single rows
+in GB/s of the cache they read, over more layers than caches hold, and as a share of the measured read bandwidth.
+"""
+
+import itertools
+
+import served
+
+args = served.arguments(__doc__)
+
+import torch  # noqa: E402  (the number of threads is set before)
+import torch.nn.functional as F  # noqa: E402
+
+torch.set_num_threads(args.threads)
+TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+# Query heads, key heads, elements of a head, positions, window (0: none).
+PROMPTS = [(9, 3, 64, 512, 0), (12, 12, 128, 1024, 0), (12, 12, 128, 4096, 0), (4, 1, 256, 2048, 512)]
+DECODES = [(9, 3, 64, depth, 0) for depth in (1024, 4096, 16384)]
+BYTES = {"f32": 4.0, "f16": 2.0, "bf16": 2.0, "q8_0": 34 / 32}
+
+
+def torch_turn(kind, shape, rows, layers):
+    heads, kv_heads, dim, depth, window = shape
+    kind = TYPES[kind]
+    q = torch.rand(1, heads, rows, dim).to(kind)
+    kv = [torch.rand(2, 1, kv_heads, depth, dim).to(kind) for _ in range(layers)]
+    options = {"is_causal": rows > 1, "enable_gqa": heads != kv_heads}
+    if window:
+        i = torch.arange(depth)
+        distance = i[:, None] - i[None, :]
+        options.update(is_causal=False, attn_mask=(distance >= 0) & (distance < window))
+    turn = itertools.cycle(kv)
+
+    def run():
+        k, v = next(turn)
+        F.scaled_dot_product_attention(q, k, v, **options)
+
+    with torch.no_grad():
+        return served.timed(run)
+
+
+def visible(rows, depth, window):
+    return sum(min(p + 1, window or depth) for p in range(depth - rows, depth))
+
+
+def row(programs, products, shape, decode):
+    heads, kv_heads, dim, depth, window = shape
+    rows = 1 if decode else depth
+    kinds = [("f16", "f32"), ("q8_0", "f32")] if decode else [("f16", products), ("f32", "f32")]
+    distinct = served.DISTINCT if decode else 0
+
+    def cached(kind):
+        return 2 * kv_heads * depth * dim * BYTES[kind]
+
+    turns = {}
+    for i, (cache, x) in enumerate(kinds):
+        request = f"{cache} {x} {heads} {kv_heads} {dim} {depth} {rows} {window} {distinct}"
+        turns[f"gable {i}"] = programs[i].seconds(request)
+    for kind in TYPES:
+        layers = max(1, int(distinct / cached(kind)))
+        turns[kind] = torch_turn(kind, shape, rows, layers)
+    limit = "read" if decode else f"peak {products}"
+    seconds, best = served.rounds(args, turns, lambda: float(programs[2].ask(limit)))
+    operations = 4.0 * heads * dim * visible(rows, depth, window)
+    work = [cached(cache) if decode else operations for cache, _ in kinds]
+    speeds = [w / seconds[f"gable {i}"] / 1e9 for i, w in enumerate(work)]
+    others = [(cached(kind) if decode else operations) / seconds[kind] / 1e9 for kind in TYPES]
+    name = f"{'decode' if decode else 'prompt'} {heads}/{kv_heads} d {dim} depth {depth}"
+    return [
+        name + (f" window {window}" if window else ""),
+        served.figure(best / 1e9),
+        *(served.figure(speed, 1) for speed in speeds),
+        f"{100e9 * speeds[0] / best:.0f} %",
+        *(served.figure(speed, 1) for speed in others),
+        *(served.ratio(seconds[f"gable {i}"], [seconds[kind] for kind in TYPES]) for i in range(2)),
+    ]
+
+
+def main():
+    served.build("attention")
+    programs = [served.Served("attention", args) for _ in range(3)]
+    isa = programs[2].ask("isa")
+    products = "bf16" if isa == "avx512bf16" else "f32"
+    rows = []
+    for shape, decode in [(s, False) for s in PROMPTS] + [(s, True) for s in DECODES]:
+        name = f"{'decode' if decode else 'prompt'} {shape[3]}"
+        if args.filter in name:
+            rows.append(row(programs, products, shape, decode))
+            print(" | ".join(rows[-1]), flush=True)
+    head = ["heads", "limit", "gable f16 cache", "gable f32 (decode: q8_0) cache", "of limit", "torch f32", "torch bf16",
+            "torch f16", "f16 / best torch", "f32 (q8_0) / best torch"]
+    note = (f"Gable on {isa}, {products} products in prompts over the f16 cache. Prompts: GFLOP/s of visible keys; decode: "
+            "GB/s of the cache, one row, over distinct layers. Ratios are of times.")
+    served.report(args, "Attention", note, head, rows)
+    for program in programs:
+        program.close()
+
+
+if __name__ == "__main__":
+    main()
