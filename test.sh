@@ -101,7 +101,7 @@ step_features() {
 }
 
 # The models that tests use; already fetched ones are only verified.
-step_models() { cargo run --release -- pull smollm2 gemma3; }
+step_models() { cargo run --release -- pull smollm2 gemma3 minilm; }
 
 # The report of `gable look` in a browser.
 step_report() {
@@ -137,6 +137,9 @@ step_asm() {
 # Every bench runs once; nothing is timed.
 step_benches() { cargo bench -p gable-benches -- --test; }
 
+# Faults planted in the kernels: each must be found by a test.
+step_mutants() { python3 scripts/mutants.py; }
+
 # Other processors, emulated: aarch64, and x86 without AVX-512 or without AVX.
 step_cross() {
     if [ ! -f scripts/cross.sh ]; then
@@ -169,10 +172,10 @@ run() {
 steps=(install fmt clippy docs features models tests asm benches cross)
 case ${1-} in
 --full)
-    steps+=(ignored)
+    steps+=(ignored mutants)
     ;;
 --list)
-    printf '%s\n' "${steps[@]}" report ignored
+    printf '%s\n' "${steps[@]}" report ignored mutants
     exit
     ;;
 -h | --help)
