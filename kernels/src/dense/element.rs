@@ -58,7 +58,7 @@ mod sealed {
     pub trait Sealed {}
 }
 
-/// A type that dense matrices may have: `f32`, [`f16`], [`bf16`], `i8`, `u8` and, for results, `i32`.
+/// A type that dense matrices may have: `f32`, [`struct@f16`], [`struct@bf16`], `i8`, `u8` and, for results, `i32`.
 pub trait Element: sealed::Sealed + Copy + Send + Sync + 'static {
     /// The same as a value.
     const TYPE: ElementType;

@@ -12,7 +12,7 @@
 //!
 //! C is f32, f16 or bf16, for integers also i32, or int8 groups ([`Int8Groups`]). Sums are f32 (or exact i32) throughout.
 //!
-//! The path down: [`Kernels::gemm`] (and its kin: gated, batched) makes a [`Product`], whose types are values; that checks
+//! The path down: [`Kernels::gemm`] (and its kin: gated, batched) makes a `Product`, whose types are values; that checks
 //! the arguments, cuts M into blocks, and for each: the rows of A are packed into cells (`cells.rs`), then the team takes
 //! units, some of those rows times a panel of B (`tiles.rs`), and each unit stores its part of C (`store.rs`). Packing B
 //! costs as much as multiplying it with a few rows: weights that are used again are better packed once, by

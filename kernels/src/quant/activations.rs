@@ -121,7 +121,7 @@ impl Activations {
         MatRef::from_rows(&self.f32[..self.rows * self.stride], self.stride).columns(0..self.k)
     }
 
-    /// Which forms [`Kernels::prepare`] has made of the present rows.
+    /// Which forms [`Kernels::prepare`](crate::Kernels::prepare) has made of the present rows.
     pub fn made(&self) -> Forms {
         self.made
     }
