@@ -34,5 +34,5 @@ pub use error::KernelError;
 pub use isa::{Isa, Kernels};
 pub use matrix::{MatMut, MatRef};
 pub use pool::{ParallelFor, Pool, Team};
-pub use probe::{ProbeKind, ProbeLoop};
+pub use probe::{ProbeKind, ProbeLoop, ProbeOrder, ProbeWalk};
 pub use table::Tiles;

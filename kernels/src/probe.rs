@@ -3,8 +3,8 @@
 //! | probe | loop | limit of |
 //! |---|---|---|
 //! | [`Kernels::probe_arithmetic`] | [`ProbeLoop`]s over f32, bf16 pairs, bytes | register tiles |
-//! | [`Kernels::probe_read`] | loads of a buffer, prefetching ahead | everything that streams |
-//! | [`Kernels::probe_copy`], [`Kernels::probe_update`] | loads and stores | row-wise kernels |
+//! | [`Kernels::probe_walk`] | loads of a buffer in several [orders](ProbeOrder), prefetching ahead | everything that streams |
+//! | [`Kernels::probe_copy`], [`Kernels::probe_join`], [`Kernels::probe_update`] | loads and stores | row-wise kernels |
 //!
 //! The arithmetic is the tiles' own ([`Cell::step`]), with enough independent chains to hide the instructions' latency, in
 //! a loop that touches no memory and in others that load operands from L1 as tiles do. Each call does a given amount of work on
@@ -12,9 +12,14 @@
 
 #![allow(unsafe_code)]
 
+mod walk;
+
 use crate::gemm::microkernel::{self, Cell};
 use crate::isa::Kernels;
-use crate::simd::{LANES, Simd, VECTOR_BYTES};
+use crate::simd::{LANES, Simd};
+
+pub use walk::{ProbeOrder, ProbeWalk};
+pub(crate) use walk::{copy, join, read, update};
 
 /// What is multiplied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -152,59 +157,6 @@ pub(crate) fn arithmetic<S: Simd>(s: S, kind: ProbeKind, which: ProbeLoop, round
     rounds * steps * 2 * LANES * values
 }
 
-/// Leaf: reads all whole groups of four vectors, asking for lines `ahead` bytes before they are needed (0: never).
-#[inline(always)]
-pub(crate) fn read<S: Simd>(s: S, bytes: &[u8], ahead: usize) {
-    const STEP: usize = 4 * VECTOR_BYTES;
-    let mut acc = [s.splat_cell(0); 4];
-    let mut at = bytes.as_ptr();
-    for _ in 0..bytes.len() / STEP {
-        // SAFETY: whole steps inside the slice; a prefetch may point anywhere.
-        unsafe {
-            for i in 0..4 {
-                if ahead > 0 {
-                    s.prefetch(at.wrapping_add(i * VECTOR_BYTES + ahead));
-                }
-                acc[i] = s.or(acc[i], s.load_bytes(at.add(i * VECTOR_BYTES)));
-            }
-            at = at.add(STEP);
-        }
-    }
-    let all = s.or(s.or(acc[0], acc[1]), s.or(acc[2], acc[3]));
-    let mut sink = [0_u8; VECTOR_BYTES];
-    // SAFETY: 64 bytes.
-    unsafe { s.store_bytes(sink.as_mut_ptr(), all) };
-    std::hint::black_box(sink);
-}
-
-/// Stores the whole vectors of `from`, combined with a zero that the optimiser does not know of, to `to`.
-///
-/// # Safety
-/// Both must be valid for `len` bytes; they may be the same.
-#[inline(always)]
-unsafe fn stream<S: Simd>(s: S, from: *const u8, to: *mut u8, len: usize) {
-    let zero = s.splat_cell(std::hint::black_box(0));
-    for at in (0..len / VECTOR_BYTES).map(|i| i * VECTOR_BYTES) {
-        // SAFETY: whole vectors below `len`.
-        unsafe { s.store_bytes(to.add(at), s.or(s.load_bytes(from.add(at)), zero)) };
-    }
-}
-
-/// Leaf: copies all whole vectors of `from`, as far as `to` goes.
-#[inline(always)]
-pub(crate) fn copy<S: Simd>(s: S, from: &[u8], to: &mut [u8]) {
-    // SAFETY: the shorter length.
-    unsafe { stream(s, from.as_ptr(), to.as_mut_ptr(), from.len().min(to.len())) };
-}
-
-/// Leaf: loads and stores all whole vectors, whose bytes stay as they are.
-#[inline(always)]
-pub(crate) fn update<S: Simd>(s: S, bytes: &mut [u8]) {
-    let at = bytes.as_mut_ptr();
-    // SAFETY: one slice, its own length.
-    unsafe { stream(s, at, at, bytes.len()) };
-}
-
 /// # Probes
 impl Kernels {
     /// Multiplies and adds for `rounds` rounds of a loop on the calling thread.
@@ -231,18 +183,28 @@ impl Kernels {
 
     /// Reads `bytes` once, from front to back, asking for cache lines `ahead` bytes early (0: leaves that to the CPU).
     ///
-    /// Up to 255 bytes at the end are left out.
+    /// Up to 63 bytes at the end are left out.
     pub fn probe_read(self, bytes: &[u8], ahead: usize) {
-        self.table.probe_read(bytes, ahead);
+        self.probe_walk(bytes, ProbeWalk { order: ProbeOrder::Wide, ahead });
+    }
+
+    /// Reads `bytes` once, in any order; up to 63 bytes at the end are left out.
+    pub fn probe_walk(self, bytes: &[u8], walk: ProbeWalk) {
+        self.table.probe_read(bytes, walk);
     }
 
     /// Copies `from` to `to`, as far as both go; up to 63 bytes at the end are left out.
-    pub fn probe_copy(self, from: &[u8], to: &mut [u8]) {
-        self.table.probe_copy(from, to);
+    pub fn probe_copy(self, from: &[u8], to: &mut [u8], walk: ProbeWalk) {
+        self.table.probe_copy(from, to, walk);
+    }
+
+    /// Stores what two buffers have in them together (`or`), as far as the shortest goes; up to 63 bytes at the end are left out.
+    pub fn probe_join(self, [a, b]: [&[u8]; 2], to: &mut [u8], walk: ProbeWalk) {
+        self.table.probe_join(a, b, to, walk);
     }
 
     /// Loads and stores `bytes`, which stay as they are; up to 63 bytes at the end are left out.
-    pub fn probe_update(self, bytes: &mut [u8]) {
-        self.table.probe_update(bytes);
+    pub fn probe_update(self, bytes: &mut [u8], walk: ProbeWalk) {
+        self.table.probe_update(bytes, walk);
     }
 }

@@ -18,7 +18,7 @@ use crate::dense::jobs::{Job as DenseJob, PackColumns, PackRows, PackedRows, Uni
 use crate::gemm::Job;
 use crate::isa::Isa;
 use crate::matrix::{MatMut, MatRef};
-use crate::probe::{ProbeKind, ProbeLoop};
+use crate::probe::{ProbeKind, ProbeLoop, ProbeWalk};
 use crate::quant::{QuantWeights, QuantizedRow};
 use crate::rope::RopePairing;
 use crate::simd::vocabulary::{self, Findings};
@@ -87,9 +87,10 @@ macro_rules! operations {
             fn pack_columns(job: &PackColumns<'_>, panel: usize, out: &mut [u8]) = crate::dense::pack_columns;
             fn dense_store(job: &DenseJob<'_>, unit: &UnitSums<'_>, rows: Range<usize>, cols: Range<usize>) = crate::dense::dense_store;
             fn probe_arithmetic(kind: ProbeKind, which: ProbeLoop, rounds: usize) -> usize = crate::probe::arithmetic;
-            fn probe_read(bytes: &[u8], ahead: usize) = crate::probe::read;
-            fn probe_copy(from: &[u8], to: &mut [u8]) = crate::probe::copy;
-            fn probe_update(bytes: &mut [u8]) = crate::probe::update;
+            fn probe_read(bytes: &[u8], walk: ProbeWalk) = crate::probe::read;
+            fn probe_copy(from: &[u8], to: &mut [u8], walk: ProbeWalk) = crate::probe::copy;
+            fn probe_join(a: &[u8], b: &[u8], to: &mut [u8], walk: ProbeWalk) = crate::probe::join;
+            fn probe_update(bytes: &mut [u8], walk: ProbeWalk) = crate::probe::update;
         } }
     };
 }

@@ -2,7 +2,7 @@
 
 mod common;
 
-use gable_kernels::{Kernels, ProbeKind, ProbeLoop};
+use gable_kernels::{Kernels, ProbeKind, ProbeLoop, ProbeOrder, ProbeWalk};
 use std::hint::black_box;
 use std::time::{Duration, Instant};
 
@@ -39,20 +39,32 @@ fn arithmetic_probes_report_operations_in_proportion_to_rounds_and_take_time_for
     }
 }
 
+const ORDERS: [ProbeOrder; 3] = [ProbeOrder::Narrow, ProbeOrder::Wide, ProbeOrder::Apart];
+
+/// All ways to go through memory.
+fn walks() -> impl Iterator<Item = ProbeWalk> {
+    ORDERS.into_iter().flat_map(|order| [0, 4096].map(|ahead| ProbeWalk { order, ahead }))
+}
+
 #[test]
-fn copies_are_equal_and_updates_change_nothing() {
+fn copies_are_equal_joints_have_both_and_updates_change_nothing() {
     for kernels in Kernels::every_available() {
-        for len in [0, 63, 64, 1000] {
-            let from: Vec<u8> = (0..len).map(|i| i as u8).collect();
+        for (walk, len) in walks().flat_map(|walk| [0, 63, 64, 1000, 16_640, 50_000].map(|len| (walk, len))) {
+            let from: Vec<u8> = (0..len).map(|i| i as u8 | 1).collect();
             let (mut to, mut same) = (vec![0; len + 7], from.clone());
-            kernels.probe_copy(&from, &mut to);
-            kernels.probe_update(&mut same);
+            kernels.probe_copy(&from, &mut to, walk);
+            kernels.probe_update(&mut same, walk);
+            let (mut both, other) = (vec![0; len + 3], vec![6; len + 5]);
+            kernels.probe_join([&from, &other], &mut both, walk);
             let whole = len / 64 * 64;
-            assert_eq!((&to[..whole], &same), (&from[..whole], &from), "{}", kernels.isa());
-            assert!(to[whole..].iter().all(|byte| *byte == 0), "{}", kernels.isa());
+            let name = format!("{len} bytes, {walk:?}, {}", kernels.isa());
+            assert!(to[..whole] == from[..whole] && same == from, "{name}");
+            assert!(both.iter().zip(&from).take(whole).all(|(both, from)| *both == from | 6), "{name}");
+            assert!(to[whole..].iter().chain(&both[whole..]).all(|byte| *byte == 0), "{name}");
         }
-        common::ran("probe_copy", kernels.isa(), 4);
-        common::ran("probe_update", kernels.isa(), 4);
+        common::ran("probe_copy", kernels.isa(), 36);
+        common::ran("probe_join", kernels.isa(), 36);
+        common::ran("probe_update", kernels.isa(), 36);
     }
 }
 
@@ -60,12 +72,13 @@ fn copies_are_equal_and_updates_change_nothing() {
 fn reading_takes_longer_where_there_is_more_to_read() {
     let bytes = vec![1; 4 << 20];
     for kernels in Kernels::every_available() {
-        for ahead in [0, 4096] {
-            let [few, many] = [1 << 16, 4 << 20].map(|n| shortest(|| kernels.probe_read(&bytes[..n], ahead)));
-            assert!(many > 4 * few, "{}: {few:?} and {many:?}", kernels.isa());
+        for walk in walks() {
+            let [few, many] = [1 << 16, 4 << 20].map(|n| shortest(|| kernels.probe_walk(&bytes[..n], walk)));
+            assert!(many > 4 * few, "{walk:?}, {}: {few:?} and {many:?}", kernels.isa());
+            // Shorter than a step, and not a multiple of one.
+            (0..600).step_by(37).for_each(|n| kernels.probe_walk(&bytes[1..][..n], walk));
         }
-        // Shorter than a step, and not a multiple of one.
-        (0..600).step_by(37).for_each(|n| kernels.probe_read(&bytes[1..][..n], 64));
-        common::ran("probe_read", kernels.isa(), 1);
+        kernels.probe_read(&bytes[1..], 64);
+        common::ran("probe_read", kernels.isa(), 6);
     }
 }

@@ -50,6 +50,7 @@ pub use element::{Element, ElementType};
 pub use output::{Int8Groups, Output};
 pub use packed::PackedWeights;
 pub use plan::DensePlan;
+pub use product::MAX_K_I8;
 pub use store::{Dequantize, PerAxis, Store};
 pub(crate) use {cells::pack_rows, packed::pack_columns, store::dense_store, tiles::dense};
 pub(crate) mod jobs {

@@ -35,8 +35,8 @@ pub(super) struct Product<'a> {
     pub(super) out: Target<'a>,
 }
 
-/// The largest k for which the sum of k products fits an i32: `k 128 128 < 2^31`.
-const MAX_K_I8: usize = 131_071;
+/// The largest k of products of `i8` with `i8`: the sum of k of them fits an i32, `k 128 128 < 2^31`.
+pub const MAX_K_I8: usize = 131_071;
 /// The same for `k 255 128 < 2^31`.
 const MAX_K_U8: usize = 65_793;
 
