@@ -16,6 +16,7 @@ mod synthetic;
 mod table;
 
 pub use host::cpu;
+pub use list::list as numbers;
 pub use synthetic::weights as random_weights;
 
 use anyhow::Result;

@@ -6,9 +6,13 @@
 //!
 //! Clocks and neighbours change within seconds, so probes are short and are taken around what is compared with them.
 
+mod memory;
+
+pub use memory::{Access, Memory, scrap};
+
 use crate::work::Work;
-use anyhow::{Context, Result};
-use gable_kernels::{Kernels, Pool, Team};
+use anyhow::Result;
+use gable_kernels::{Kernels, Pool, ProbeKind, ProbeLoop, Team};
 use gable_model::model::Model;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -66,16 +70,15 @@ const LEAST_READ: usize = 1 << 20;
 /// More than caches hold: a pass that reads more is compared with reading so much, which is as fast and sooner done.
 const MOST_READ: usize = 256 << 20;
 
-type Arithmetic = fn(Kernels, usize) -> usize;
-const KINDS: [Arithmetic; 3] = [Kernels::probe_f32, Kernels::probe_bf16, Kernels::probe_int8];
+const KINDS: [ProbeKind; 3] = [ProbeKind::F32, ProbeKind::Bf16, ProbeKind::Int8];
 
 /// Measures limits again and again.
 pub struct Prober {
     kernels: Kernels,
     pool: Arc<Pool>,
-    buffer: Vec<u8>,
-    /// Rounds of each kind that take long enough to be measured.
-    rounds: [usize; 3],
+    memory: Memory,
+    /// Rounds of each kind and loop that take long enough to be measured.
+    rounds: Vec<(ProbeKind, ProbeLoop, usize)>,
 }
 
 impl Prober {
@@ -86,63 +89,81 @@ impl Prober {
 
     /// Makes ready: a buffer of `bytes` to be read.
     pub fn new(kernels: Kernels, pool: Arc<Pool>, bytes: usize) -> Result<Prober> {
-        let bytes = bytes.max(LEAST_READ);
-        let mut buffer: Vec<u8> = Vec::new();
-        let refused =
-            || format!("no memory for {bytes} bytes to be read, by which the machine's limit is measured");
-        buffer.try_reserve_exact(bytes).with_context(refused)?;
-        // Written, so that every page is there.
-        buffer.resize(bytes, 1);
-        let rounds = KINDS.map(|probe| {
-            let mut rounds = 256_usize;
-            loop {
-                let start = Instant::now();
-                std::hint::black_box(probe(kernels, rounds));
-                if start.elapsed() >= SHORT || rounds >= 1 << 30 {
-                    return rounds;
+        Ok(Prober::of(kernels, pool, Memory::new(kernels, bytes.max(LEAST_READ))?))
+    }
+
+    /// Makes ready, with this memory.
+    pub fn of(kernels: Kernels, pool: Arc<Pool>, memory: Memory) -> Prober {
+        let rounds = KINDS.iter().flat_map(|&kind| {
+            ProbeLoop::ALL.map(|which| {
+                let mut rounds = 256_usize;
+                loop {
+                    let start = Instant::now();
+                    std::hint::black_box(kernels.probe_arithmetic(kind, which, rounds));
+                    if start.elapsed() >= SHORT || rounds >= 1 << 30 {
+                        return (kind, which, rounds);
+                    }
+                    rounds = rounds.saturating_mul(2);
                 }
-                rounds = rounds.saturating_mul(2);
-            }
+            })
         });
-        Ok(Prober { kernels, pool, buffer, rounds })
+        Prober { rounds: rounds.collect(), kernels, pool, memory }
+    }
+
+    /// The threads that measure.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     /// Everything, on `threads` threads of the pool: the best of a few probes of under a millisecond each, and of a few
     /// readings of the buffer.
     pub fn probe(&self, threads: usize) -> Limits {
-        let [f32, bf16, int8] = [0, 1, 2].map(|kind| self.arithmetic(kind, threads));
+        let [f32, bf16, int8] = KINDS.map(|kind| self.peak(kind, threads));
         Limits { f32, bf16, int8, read: self.read(threads) }
     }
 
-    fn arithmetic(&self, kind: usize, threads: usize) -> f64 {
-        let (Some(probe), Some(&rounds)) = (KINDS.get(kind), self.rounds.get(kind)) else { return 0.0 };
-        let operations = |team: &Team<'_>| {
-            let all = std::sync::atomic::AtomicUsize::new(0);
-            team.run(team.threads(), &|_| {
-                all.fetch_add(probe(self.kernels, rounds), std::sync::atomic::Ordering::Relaxed);
-            });
-            all.into_inner()
+    /// Operations per second of one kind: the best of all loops.
+    pub fn peak(&self, kind: ProbeKind, threads: usize) -> f64 {
+        let loops = self.rounds.iter().filter(|(of, ..)| *of == kind);
+        let speed = |&(_, which, rounds): &(ProbeKind, ProbeLoop, usize)| {
+            let operations = |team: &Team<'_>| {
+                let all = std::sync::atomic::AtomicUsize::new(0);
+                team.run(team.threads(), &|_| {
+                    let done = self.kernels.probe_arithmetic(kind, which, rounds);
+                    all.fetch_add(done, std::sync::atomic::Ordering::Relaxed);
+                });
+                all.into_inner()
+            };
+            fastest(&self.pool, threads, TRIES, operations)
         };
-        self.fastest(threads, operations)
+        loops.map(speed).fold(0.0, f64::max)
     }
 
     /// Bytes per second of reading the buffer once.
     pub fn read(&self, threads: usize) -> f64 {
-        // With and without asking for lines ahead: which is faster depends on the machine.
-        let ahead = |lines: usize| {
-            let bytes = |team: &Team<'_>| {
-                let part = self.buffer.len().div_ceil(team.threads());
-                let parts: Vec<&[u8]> = self.buffer.chunks(part.max(1)).collect();
-                team.run(parts.len(), &|i| {
-                    if let Some(part) = parts.get(i) {
-                        self.kernels.probe_read(part, lines);
-                    }
-                });
-                self.buffer.len()
-            };
-            self.fastest(threads, bytes)
-        };
-        ahead(0).max(ahead(2048))
+        self.read_some(self.memory.len(), threads)
+    }
+
+    /// Bytes per second, read and written together, of going through `bytes` of memory again and again.
+    pub fn memory(&mut self, access: Access, bytes: usize, threads: usize) -> f64 {
+        match access {
+            Access::Read => self.read_some(bytes, threads),
+            _ => self.write(bytes, threads, access),
+        }
+    }
+
+    fn read_some(&self, bytes: usize, threads: usize) -> f64 {
+        let memory = &self.memory;
+        best_way(memory.ways(), |way, tries| {
+            fastest(&self.pool, threads, tries, |team| memory.read(team, bytes, way))
+        })
+    }
+
+    fn write(&mut self, bytes: usize, threads: usize, access: Access) -> f64 {
+        let (pool, memory) = (&self.pool, &mut self.memory);
+        best_way(memory.write_ways(), |way, tries| {
+            fastest(pool, threads, tries, |team| memory.write(team, bytes, access, way))
+        })
     }
 
     /// Seconds in which the threads begin and end an operation that does nothing.
@@ -157,21 +178,28 @@ impl Prober {
             }
             RUNS
         };
-        1.0 / self.fastest(threads, runs)
+        1.0 / fastest(&self.pool, threads, TRIES, runs)
     }
+}
 
-    /// What `f` counts, per second, in the fastest of a few calls.
-    #[expect(clippy::cast_precision_loss, reason = "a speed")]
-    fn fastest(&self, threads: usize, f: impl Fn(&Team<'_>) -> usize) -> f64 {
-        self.pool.enter_with(threads, |team| {
-            let once = |_| {
-                let start = Instant::now();
-                let n = f(team) as f64;
-                n / start.elapsed().as_secs_f64().max(1e-9)
-            };
-            (0..TRIES).map(once).fold(0.0, f64::max)
-        })
-    }
+/// The speed of the fastest way: each is tried once, the best of them again. Going through much memory takes long.
+fn best_way(ways: usize, mut speed: impl FnMut(usize, usize) -> f64) -> f64 {
+    let once = (0..ways).map(|way| (way, speed(way, 1)));
+    let best = once.max_by(|a, b| a.1.total_cmp(&b.1));
+    best.map_or(0.0, |(way, found)| speed(way, TRIES.saturating_sub(1)).max(found))
+}
+
+/// What `f` counts, per second, in the fastest of a few calls.
+#[expect(clippy::cast_precision_loss, reason = "a speed")]
+fn fastest(pool: &Pool, threads: usize, tries: usize, mut f: impl FnMut(&Team<'_>) -> usize) -> f64 {
+    pool.enter_with(threads, |team| {
+        let once = |_| {
+            let start = Instant::now();
+            let n = f(team) as f64;
+            n / start.elapsed().as_secs_f64().max(1e-9)
+        };
+        (0..tries).map(once).fold(0.0, f64::max)
+    })
 }
 
 #[cfg(test)]
@@ -192,8 +220,12 @@ mod unit {
     /// No machine computes less than a million operations in a second, or more than 10^17.
     #[test]
     fn probes_measure_something() {
-        let prober = Prober::new(Kernels::best(), Arc::new(Pool::new(2)), 0).unwrap();
+        let mut prober = Prober::new(Kernels::best(), Arc::new(Pool::new(2)), 0).unwrap();
         for threads in [1, 2] {
+            for access in [Access::Read, Access::Copy, Access::Update, Access::Join] {
+                let speed = prober.memory(access, 100_000, threads);
+                assert!(speed > 1e6 && speed < 1e17, "{access:?}: {speed}");
+            }
             let l = prober.probe(threads);
             for speed in [l.f32, l.bf16, l.int8, l.read] {
                 assert!(speed > 1e6 && speed < 1e17, "{l:?}");

@@ -4,6 +4,7 @@
 
 mod batch;
 mod bench;
+mod caches;
 mod catalogue;
 mod chat;
 mod completions;
@@ -26,6 +27,7 @@ mod perplexity;
 mod profile;
 mod pull;
 mod quantize;
+mod roofline;
 mod run;
 mod score;
 mod selftest;
@@ -80,6 +82,8 @@ enum Command {
     Bench(bench::BenchArgs),
     /// Show where the time goes, operation by operation
     Profile(Box<profile::ProfileArgs>),
+    /// Measure the machine's limits and how near each kernel comes
+    Roofline(roofline::RooflineArgs),
     /// Measure how well a text is foreseen
     Perplexity(perplexity::PerplexityArgs),
     /// Log-probabilities of given texts or choices
@@ -116,6 +120,7 @@ fn main() -> ExitCode {
         Command::Embed(args) => embed::run(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Profile(args) => profile::run(&args),
+        Command::Roofline(args) => roofline::run(&args),
         Command::Perplexity(args) => perplexity::run(&args),
         Command::Score(args) => score::run(&args),
         Command::Explain(args) => explain::run(&args),

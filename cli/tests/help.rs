@@ -61,6 +61,7 @@ fn help_texts_are_as_they_were_looked_at() {
         "batch",
         "bench",
         "profile",
+        "roofline",
         "perplexity",
         "quantize",
         "imatrix",
