@@ -1,26 +1,42 @@
 //! `gable doctor`: what this machine offers, and what is made of it.
 
+mod product;
+
 use crate::bench::cpu;
+use crate::caches::{Sizes, caches, read};
 use crate::catalogue;
 use crate::limits::Prober;
-use crate::options::usage;
+use crate::options::{count, usage};
 use anyhow::Result;
 use gable_kernels::pool::default_threads;
 use gable_kernels::{Kernels, Pool};
+use product::Type;
 use serde_json::{Map, Value, json};
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 /// Options of `gable doctor`.
 #[derive(Debug, clap::Args)]
-#[command(
-    after_help = "Examples:\n  gable doctor\n  GABLE_ISA=avx2 gable doctor\n  gable doctor --no-bandwidth --json"
-)]
+#[command(after_help = "Examples:
+  gable doctor
+  GABLE_ISA=avx2 gable doctor
+  gable doctor --no-bandwidth --json
+  gable doctor --explain 1 4096 4096
+  gable doctor --explain 128 1536 576 --type Q4_0 -t 4")]
 pub struct DoctorArgs {
     /// Does not measure memory
     #[arg(long)]
     no_bandwidth: bool,
+    /// Says instead how a product of M rows of K values with N columns (weight rows) is computed, and why
+    #[arg(long, num_args = 3, value_names = ["M", "N", "K"], value_parser = count(1, 1 << 24))]
+    explain: Option<Vec<usize>>,
+    /// Type of its weights: f32, f16, bf16, int8, or a block format such as Q4_K
+    #[arg(long = "type", value_name = "TYPE", default_value = "f32", requires = "explain", value_parser = Type::parse)]
+    of: Type,
+    /// Threads that compute it, or read memory [default: physical cores this process may use]
+    #[arg(short, long, value_name = "N", env = "GABLE_THREADS", value_parser = count(1, 1024))]
+    threads: Option<usize>,
     /// One JSON object
     #[arg(long)]
     json: bool,
@@ -46,6 +62,12 @@ impl Report {
 /// Runs the command.
 pub fn run(args: &DoctorArgs) -> Result<()> {
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
+    let mut out = std::io::stdout().lock();
+    let asked = args.threads.unwrap_or_else(default_threads);
+    if let Some(shape) = &args.explain {
+        let &[m, n, k] = shape.as_slice() else { return Err(usage("--explain wants M, N and K")) };
+        return product::explain(&mut out, kernels, args.of, [m, n, k], asked, args.json);
+    }
     let mut report = Report::default();
     let levels: Vec<&str> = Kernels::every_available().map(|k| k.isa().name()).collect();
     let forced = std::env::var("GABLE_ISA").map_or_else(|_| "best".to_owned(), |v| format!("GABLE_ISA={v}"));
@@ -62,7 +84,7 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     );
     report.key("threads", threads);
     report.key("logical_cpus", logical);
-    let largest = caches(&mut report);
+    say_caches(&mut report);
     let pages = read(Path::new("/sys/kernel/mm/transparent_hugepage/enabled"));
     report.line("huge pages", pages.clone().unwrap_or_else(|| "unknown".to_owned()));
     report.key("huge_pages", pages);
@@ -88,10 +110,10 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         report.key("model_folder", folder.display().to_string());
     }
     if !args.no_bandwidth {
-        // Four times the last cache, so that it cannot help; bounded, because it is only a look.
-        let bytes = largest.saturating_mul(4).clamp(64 << 20, 1 << 30);
-        let prober = Prober::new(kernels, Arc::new(Pool::new(threads)), bytes)?;
-        let mut counts = vec![1, threads];
+        // So much that no cache can help; bounded, because it is only a look.
+        let bytes = Sizes::here().beyond().min(1 << 30);
+        let prober = Prober::new(kernels, Arc::new(Pool::new(asked)), bytes)?;
+        let mut counts = vec![1, asked];
         counts.dedup();
         let mut found = Map::new();
         for n in counts {
@@ -101,7 +123,6 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
         }
         report.key("read_gb_s", found);
     }
-    let mut out = std::io::stdout().lock();
     if args.json {
         writeln!(out, "{}", Value::Object(report.json))?;
     } else {
@@ -112,23 +133,13 @@ pub fn run(args: &DoctorArgs) -> Result<()> {
     Ok(())
 }
 
-/// The caches of the first CPU; gives the size of the largest in bytes.
-fn caches(report: &mut Report) -> usize {
-    let (mut largest, mut all) = (0_usize, Vec::new());
-    for i in 0..8 {
-        let folder = PathBuf::from(format!("/sys/devices/system/cpu/cpu0/cache/index{i}"));
-        let Some(size) = read(&folder.join("size")) else { continue };
-        let field = |name: &str| read(&folder.join(name)).unwrap_or_default();
-        let (level, kind, cpus) = (field("level"), field("type"), field("shared_cpu_list"));
+/// The caches of the first CPU.
+fn say_caches(report: &mut Report) {
+    let mut all = Vec::new();
+    for cache in caches() {
+        let (level, kind, size, cpus) = (cache.level, cache.kind, cache.size, cache.shared);
         report.line("cache", format!("L{level} {kind} {size}, shared by cpus {cpus}"));
         all.push(json!({ "level": level, "type": kind, "size": size, "shared_cpus": cpus }));
-        let kib = size.trim_end_matches('K').parse::<usize>().unwrap_or(0);
-        largest = largest.max(kib.saturating_mul(1024));
     }
     report.key("caches", all);
-    largest
-}
-
-fn read(path: &Path) -> Option<String> {
-    std::fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
 }

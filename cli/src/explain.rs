@@ -157,7 +157,8 @@ fn products(model: &Model, options: &SessionOptions, threads: (usize, usize)) ->
     out
 }
 
-fn why(path: Path, numerics: Numerics) -> &'static str {
+/// Why products are computed in these numbers.
+pub fn why(path: Path, numerics: Numerics) -> &'static str {
     match (path, numerics) {
         (Path::Int8, Numerics::Precise) => {
             "precise numerics: activations as int8 in two terms, one scale per 32 each, against the blocks' integers"
@@ -190,7 +191,8 @@ fn without_layer(name: &str) -> String {
     name.split('.').map(star).collect::<Vec<_>>().join(".")
 }
 
-fn path_name(path: Path) -> &'static str {
+/// In names of kernels.
+pub fn path_name(path: Path) -> &'static str {
     match path {
         Path::F32 => "f32",
         Path::Int8 => "int8",
@@ -199,7 +201,7 @@ fn path_name(path: Path) -> &'static str {
 }
 
 /// `gemm_int8_6x32_avx512vnni` or `gemv_int8_avx512vnni`.
-fn kernel_name(kernels: Kernels, plan: &MatmulPlan) -> String {
+pub fn kernel_name(kernels: Kernels, plan: &MatmulPlan) -> String {
     let (path, isa) = (path_name(plan.path), kernels.isa());
     match plan.tile {
         Some((rows, cols)) => format!("gemm_{path}_{rows}x{cols}_{isa}"),
@@ -207,7 +209,8 @@ fn kernel_name(kernels: Kernels, plan: &MatmulPlan) -> String {
     }
 }
 
-fn describe(kernels: Kernels, plan: &MatmulPlan, phase: Phase) -> String {
+/// The kernel of a product, and how it is cut.
+pub fn describe(kernels: Kernels, plan: &MatmulPlan, phase: Phase) -> String {
     let how = match (plan.tile, phase) {
         (Some((rows, cols)), Phase::Prompt) => format!("tiles of {rows} rows x {cols} outputs"),
         (Some((rows, cols)), Phase::Decode) => format!("strict: tiles of {rows} x {cols} as for prompts"),

@@ -2,7 +2,7 @@
 
 mod program;
 
-use program::{fixture, gable, golden, json, snapshot, stdout};
+use program::{failed, fails, fixture, gable, golden, json, output, snapshot, stdout};
 use serde_json::Value;
 use std::process::Stdio;
 
@@ -192,4 +192,42 @@ fn doctor_says_the_same_in_lines_and_in_json() {
     assert!(value("threads ").starts_with(&found["threads"].to_string()), "{text}");
     assert_eq!(found["models"]["smollm2"], true);
     assert!(found.get("read_gb_s").is_none());
+}
+
+#[test]
+fn doctor_explains_how_a_product_is_computed_and_why() {
+    let isa = json(&["doctor", "--no-bandwidth", "--json"])["isa"].as_str().unwrap().to_owned();
+    let small = stdout(&["doctor", "--explain", "4", "64", "32", "-t", "3"]);
+    for words in
+        ["[4 x 32] [32 x 64], f32, 3 threads", "serially", "fewer than 8192", "streamed", "gemv_f32_"]
+    {
+        assert!(small.contains(words), "{words}: {small}");
+    }
+    let large = json(&["doctor", "--explain", "512", "2048", "1024", "--type", "bf16", "-t", "2", "--json"]);
+    let packed = &large["ways"]["packed"];
+    assert_eq!((&packed["threads"], &packed["path"]), (&2.into(), &"bf16".into()), "{large}");
+    assert!(packed["kernel"].as_str().unwrap().ends_with(&isa) && large["ways"].get("streamed").is_none());
+    assert!(packed["steps"].as_u64() >= packed["serial_below"].as_u64(), "{large}");
+    let blocks = json(&["doctor", "--explain", "128", "1536", "512", "--type", "q4_k", "-t", "2", "--json"]);
+    let ways = &blocks["ways"];
+    assert_eq!((&blocks["type"], &ways["decode"]["tile"]), (&"Q4_K".into(), &Value::Null), "{blocks}");
+    assert_eq!((&ways["prompt"]["path"], &ways["exact"]["path"]), (&"int8".into(), &"f32".into()));
+    assert_eq!(ways["prompt"]["parts"], 1536 / ways["prompt"]["unit"].as_u64().unwrap());
+}
+
+#[test]
+fn doctor_says_why_a_product_cannot_be() {
+    let explain = |rest: &[&str]| output(&[&["doctor", "--explain"], rest].concat());
+    for (args, words) in [
+        (&["1", "2", "100", "--type", "Q4_K"][..], "Q4_K: K is 100, wanted a multiple of 256"),
+        (&["1", "2", "131072", "--type", "int8"], "int8: K is 131072, at most 131071"),
+        (&["1", "2", "3", "--type", "f64"], "there are f32, f16, bf16, int8, Q4_0"),
+        (&["1", "2"], "3 values required"),
+        (&["0", "2", "3"], "allowed: 1 to"),
+    ] {
+        failed(&explain(args), 2, &[words]);
+    }
+    // These only make sense with it.
+    fails(&["doctor", "--type", "f16"], 2, &["--explain"]);
+    assert_eq!(stdout(&["doctor", "--explain", "1", "1", "131071", "--type", "int8"]).lines().count(), 5);
 }
