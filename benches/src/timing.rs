@@ -66,14 +66,14 @@ pub fn read_bandwidth(options: &Options) -> f64 {
     let (kernels, threads) = (options.kernels, options.threads);
     let part = memory.len().div_ceil(threads);
     options.pool.enter(|team| {
-        let rate = |ahead: usize| {
+        let rate = |ahead: bool| {
             let run = &|i: usize| {
                 let end = memory.len().min((i + 1) * part);
                 kernels.probe_read(&memory[i * part..end], ahead);
             };
             memory.len() as f64 / seconds(1, &mut || team.run(threads, run))
         };
-        [0, 2048, 4096, 8192].into_iter().cycle().take(12).map(rate).fold(0.0, f64::max)
+        [false, true].into_iter().cycle().take(12).map(rate).fold(0.0, f64::max)
     })
 }
 

@@ -181,10 +181,10 @@ impl Kernels {
         self.probe_arithmetic(ProbeKind::Int8, ProbeLoop::Chains, rounds)
     }
 
-    /// Reads `bytes` once, from front to back, asking for cache lines `ahead` bytes early (0: leaves that to the CPU).
+    /// Reads `bytes` once, from front to back, asking for what comes as the kernels do (`ahead`) or leaving that to the CPU.
     ///
     /// Up to 63 bytes at the end are left out.
-    pub fn probe_read(self, bytes: &[u8], ahead: usize) {
+    pub fn probe_read(self, bytes: &[u8], ahead: bool) {
         self.probe_walk(bytes, ProbeWalk { order: ProbeOrder::Wide, ahead });
     }
 

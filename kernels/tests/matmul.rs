@@ -362,7 +362,8 @@ fn wrong_shapes_are_refused_with_both_values() {
 
 const INT8: Forms = Forms { int8: true, halves: true, ..Forms::EXACT };
 
-/// What int8 groups in two terms leave over is at most half a step of the second: max |x| / (2 * 127 * 254) per value.
+/// What int8 groups in two terms leave over is at most half a step of the second, max |x| / (2 * 127 * 256) per value, and
+/// twice that of a value half way between two steps of the first.
 #[test]
 fn two_terms_carry_sixteen_bits() {
     for (i, format) in block_formats().enumerate() {
@@ -380,7 +381,7 @@ fn two_terms_carry_sixteen_bits() {
                         kernels.dequantize_row(&weights, j, &mut w).unwrap();
                         let rounding: f64 = w.iter().map(|w| f64::from(w.abs())).sum::<f64>()
                             * f64::from(largest)
-                            / (2.0 * 127.0 * 254.0);
+                            / (127.0 * 256.0);
                         let gamma = (problem.k + 8) as f64 * 2.0_f64.powi(-24) * 8.0 * want.magnitude;
                         let off = (want.value - f64::from(*got)).abs();
                         assert!(
@@ -391,6 +392,32 @@ fn two_terms_carry_sixteen_bits() {
                             rounding + gamma
                         );
                     }
+                }
+            }
+        }
+    }
+}
+
+/// Behind a row that ends within a span lies the next one, whose scales are read with its own.
+#[test]
+fn a_scale_that_is_no_number_stays_in_its_weight_row() {
+    const BAD: usize = 3;
+    for format in block_formats() {
+        let new = || Problem { bias: None, residual: None, ..Problem::new(format, 2, 6, 9, 110) };
+        let (clean, mut problem) = (new(), new());
+        let at = BAD * format.row_bytes(clean.k).unwrap() + format.scale_offsets()[0];
+        problem.weights[at..at + 2].copy_from_slice(&f16::NAN.to_le_bytes());
+        for kernels in Kernels::every_available() {
+            for (phase, remainder) in
+                PHASES.into_iter().flat_map(|p| [(p, Remainder::None), (p, Remainder::All)])
+            {
+                let [got, want] = [&problem, &clean].map(|problem| {
+                    problem.run(kernels, &Team::serial(), phase, INT8.with_remainder(remainder))
+                });
+                for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                    let right =
+                        if i % problem.n == BAD { got.is_nan() } else { got.to_bits() == want.to_bits() };
+                    assert!(right, "{} {format} {phase:?} {remainder:?}: output {i} is {got}", kernels.isa());
                 }
             }
         }

@@ -25,10 +25,10 @@ pub enum Access {
 
 /// The ways that may be fastest.
 const WALKS: [ProbeWalk; 4] = [
-    ProbeWalk { order: ProbeOrder::Narrow, ahead: 0 },
-    ProbeWalk { order: ProbeOrder::Wide, ahead: 0 },
-    ProbeWalk { order: ProbeOrder::Wide, ahead: 8192 },
-    ProbeWalk { order: ProbeOrder::Apart, ahead: 0 },
+    ProbeWalk { order: ProbeOrder::Narrow, ahead: false },
+    ProbeWalk { order: ProbeOrder::Wide, ahead: false },
+    ProbeWalk { order: ProbeOrder::Wide, ahead: true },
+    ProbeWalk { order: ProbeOrder::Apart, ahead: false },
 ];
 /// Bytes that a probe goes through at least, so that it can be timed.
 const LEAST: usize = 64 << 20;

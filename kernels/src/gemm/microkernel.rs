@@ -135,8 +135,6 @@ pub(crate) struct TileC {
 
 /// Rows up to which a tile waits for the panel's memory and not for arithmetic, and asks for it early.
 const FEW_ROWS: usize = 2;
-/// How early, in bytes.
-const AHEAD: usize = 4096;
 
 /// `c[i][..] = start[i][..] + sum_k a[i][k] panel[k][..]` for `MR` rows; each output is one chain over k.
 ///
@@ -165,9 +163,7 @@ pub(crate) unsafe fn tile_cells<S: Simd, C: Cell<S>, const MR: usize, const NV: 
                 w[v] = C::weights(s, w_at.add(v * LANES * C::BYTES));
             }
             if MR <= FEW_ROWS {
-                for line in 0..(NV * LANES * C::BYTES).div_ceil(64) {
-                    s.prefetch(w_at.wrapping_add(AHEAD + line * 64));
-                }
+                s.read_ahead(w_at, NV * LANES * C::BYTES);
             }
             for i in 0..MR {
                 let x = C::spread(s, a.add(i * a_stride + k).read_unaligned());

@@ -21,8 +21,8 @@ pub enum ProbeOrder {
 pub struct ProbeWalk {
     /// In which order.
     pub order: ProbeOrder,
-    /// How many bytes before they are needed cache lines are asked for; 0 leaves that to the CPU.
-    pub ahead: usize,
+    /// Whether what comes is asked for, as the kernels do that stream weights; else that is left to the CPU.
+    pub ahead: bool,
 }
 
 /// A walk in steps of some vectors at a time: the i-th of round r lies at `i * distance + r * advance`.
@@ -31,7 +31,7 @@ struct Steps {
     distance: usize,
     advance: usize,
     rounds: usize,
-    ahead: usize,
+    ahead: bool,
 }
 
 /// Vectors at a time, where it is not one.
@@ -41,7 +41,7 @@ const ALIASES: usize = 4096;
 
 impl Steps {
     /// One vector at a time.
-    fn narrow(len: usize, ahead: usize) -> Steps {
+    fn narrow(len: usize, ahead: bool) -> Steps {
         Steps { distance: 0, advance: VECTOR_BYTES, rounds: len / VECTOR_BYTES, ahead }
     }
 
@@ -79,8 +79,8 @@ unsafe fn load<S: Simd, const N: usize>(s: S, from: *const u8, steps: Steps) -> 
             let place = at.wrapping_add(i * steps.distance);
             // SAFETY: the caller's promise; a prefetch may point anywhere.
             unsafe {
-                if steps.ahead > 0 {
-                    s.prefetch(place.wrapping_add(steps.ahead));
+                if steps.ahead {
+                    s.read_ahead(place, VECTOR_BYTES);
                 }
                 acc[i] = s.or(acc[i], s.load_bytes(place));
             }
@@ -113,11 +113,11 @@ unsafe fn stream<S: Simd, const N: usize, const JOIN: bool>(
             let at = round * steps.advance + i * steps.distance;
             // SAFETY: the caller's promise; a prefetch may point anywhere.
             unsafe {
-                if steps.ahead > 0 {
-                    s.prefetch(from.wrapping_add(at + steps.ahead));
-                    s.prefetch(to.wrapping_add(at + steps.ahead));
+                if steps.ahead {
+                    s.read_ahead(from.wrapping_add(at), VECTOR_BYTES);
+                    s.read_ahead(to.cast_const().wrapping_add(at), VECTOR_BYTES);
                     if JOIN {
-                        s.prefetch(other.wrapping_add(at + steps.ahead));
+                        s.read_ahead(other.wrapping_add(at), VECTOR_BYTES);
                     }
                 }
                 let with = if JOIN { s.load_bytes(other.add(at)) } else { zero };

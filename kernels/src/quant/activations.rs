@@ -62,6 +62,8 @@ impl Activations {
         let len = max_rows.saturating_mul(stride_of(max_k));
         let int8_rows = forms.int8_rows(max_rows);
         let groups = int8_rows.saturating_mul(groups_of(max_k));
+        let second = int8_rows.saturating_sub(max_rows).saturating_mul(groups_of(max_k));
+        let halves: usize = if forms.halves { 2 } else { 0 };
         Ok(Activations {
             max_rows,
             max_k,
@@ -74,8 +76,8 @@ impl Activations {
             bf16: zeros(WHAT, if forms.bf16 { len } else { 0 })?,
             outlier: vec![0; max_rows],
             remainders: Vec::with_capacity(max_rows),
-            by32: Groups::with_capacity(groups)?,
-            by16: Groups::with_capacity(if forms.halves { groups.saturating_mul(2) } else { 0 })?,
+            by32: Groups::with_capacity(groups, second)?,
+            by16: Groups::with_capacity(halves.saturating_mul(groups), halves.saturating_mul(second))?,
         })
     }
 

@@ -11,6 +11,9 @@
 //! ```text
 //! stripe   | g0: 0..16 | g1: 0..16 | g2: 0..16 | g3: 0..16 | g0: 16..32 | g1: 16..32 | g2: 16..32 | g3: 16..32 |
 //! ```
+//!
+//! A second term has the first one's scale, divided by [`FINER`]. So products with both are one integer before they are
+//! scaled: `scale q . w + (scale / 256) r . w = (scale / 256) (256 q . w + r . w)`.
 
 #![allow(unsafe_code)]
 
@@ -24,6 +27,11 @@ use std::ops::Range;
 /// Values per int8 group.
 pub(crate) const GROUP: usize = 32;
 
+/// Steps of a second term in one of the first: a power of two, so that scales of both are exact.
+pub(crate) const FINER: i32 = 1 << FINER_BITS;
+/// How far the first term's products are shifted before the second's are added.
+pub(crate) const FINER_BITS: i32 = 8;
+
 /// Per-row constants of int8 groups of one size, zeros behind the last group.
 ///
 /// The floats of a span of 256 values lie together, as decoding reads them: `[scales | scaled sums]`, where a scaled sum
@@ -36,12 +44,28 @@ pub(crate) struct Groups {
     pub(crate) factors: Buffer<f32>,
     /// Sum of the group's integers: `[rows][stride]`.
     pub(crate) sum: Buffer<i32>,
+    /// For the rows in two terms, what an offset of the weights' integers is multiplied with before it is added: lane by
+    /// lane, minus the sum of both terms as their products are summed. `[remainders][4 stride]`, of every stripe 16 lanes,
+    /// or, with groups of 16, as many of its first and of its second vector.
+    pub(crate) minus_sums: Buffer<i32>,
 }
 
 impl Groups {
-    pub(super) fn with_capacity(len: usize) -> Result<Self, KernelError> {
+    /// Room for `len` groups in all rows, and for `second` in the rows that may have a second term.
+    pub(super) fn with_capacity(len: usize, second: usize) -> Result<Self, KernelError> {
         const WHAT: &str = "the activations of a batch";
-        Ok(Groups { stride: 0, factors: zeros(WHAT, len.saturating_mul(2))?, sum: zeros(WHAT, len)? })
+        Ok(Groups {
+            stride: 0,
+            factors: zeros(WHAT, len.saturating_mul(2))?,
+            sum: zeros(WHAT, len)?,
+            minus_sums: zeros(WHAT, second.saturating_mul(4))?,
+        })
+    }
+
+    /// [`minus_sums`](Groups::minus_sums) of remainder `i`.
+    #[inline(always)]
+    pub(crate) fn minus_sums_of(&self, i: usize) -> &[i32] {
+        &self.minus_sums[i * 4 * self.stride..][..4 * self.stride]
     }
 
     /// The first `rows` rows and `second` rows behind them, each with columns only if `wanted`, to be written.
@@ -55,8 +79,8 @@ impl Groups {
         let (factors, more_factors) = self.factors.split_at_mut(2 * at);
         let (sum, more_sum) = self.sum.split_at_mut(at);
         Ok([
-            GroupsMut::new(factors, sum, rows, stride[0])?,
-            GroupsMut::new(more_factors, more_sum, second, stride[1])?,
+            GroupsMut::new(factors, sum, &mut [], rows, stride[0])?,
+            GroupsMut::new(more_factors, more_sum, &mut self.minus_sums, second, stride[1])?,
         ])
     }
 }
@@ -65,23 +89,32 @@ impl Groups {
 pub(super) struct GroupsMut<'a> {
     pub(super) factors: MatMut<'a, f32>,
     sum: MatMut<'a, i32>,
+    /// No columns in first terms.
+    minus_sums: MatMut<'a, i32>,
 }
 
 impl<'a> GroupsMut<'a> {
     fn new(
         factors: &'a mut [f32],
         sum: &'a mut [i32],
+        minus_sums: &'a mut [i32],
         rows: usize,
         stride: usize,
     ) -> Result<Self, KernelError> {
+        let lanes = if minus_sums.is_empty() { 0 } else { 4 * stride };
         Ok(GroupsMut {
             factors: MatMut::new(factors, rows, 2 * stride, 2 * stride)?,
             sum: MatMut::new(sum, rows, stride, stride)?,
+            minus_sums: MatMut::new(minus_sums, rows, lanes, lanes)?,
         })
     }
 
     pub(super) fn row(&mut self, i: usize) -> GroupsRow<'_> {
-        GroupsRow { factors: self.factors.row_mut(i), sum: self.sum.row_mut(i) }
+        GroupsRow {
+            factors: self.factors.row_mut(i),
+            sum: self.sum.row_mut(i),
+            minus_sums: self.minus_sums.row_mut(i),
+        }
     }
 }
 
@@ -91,8 +124,14 @@ impl Rows for GroupsMut<'_> {
     }
 
     unsafe fn part(&self, rows: Range<usize>) -> Self {
-        // SAFETY: the caller's promise, for both matrices.
-        unsafe { GroupsMut { factors: self.factors.part(rows.clone()), sum: self.sum.part(rows) } }
+        // SAFETY: the caller's promise, for all matrices.
+        unsafe {
+            GroupsMut {
+                factors: self.factors.part(rows.clone()),
+                sum: self.sum.part(rows.clone()),
+                minus_sums: self.minus_sums.part(rows),
+            }
+        }
     }
 }
 
@@ -100,6 +139,8 @@ impl Rows for GroupsMut<'_> {
 pub(crate) struct GroupsRow<'a> {
     pub(crate) factors: &'a mut [f32],
     pub(crate) sum: &'a mut [i32],
+    /// Of a second term's row: see [`Groups::minus_sums`].
+    pub(crate) minus_sums: &'a mut [i32],
 }
 
 /// Groups of a row of `k` values: whole spans, and whole vectors.

@@ -8,7 +8,7 @@
 
 use super::Remainder;
 use super::blocks::{SPAN, STRIPE};
-use super::groups::{GROUP, GroupsRow, factor_at, half_group_at};
+use super::groups::{FINER, FINER_BITS, GROUP, GroupsRow, factor_at, half_group_at};
 use crate::mutant::mutant;
 use crate::simd::{LANES, Simd};
 
@@ -109,16 +109,14 @@ impl QuantizedRow<'_> {
         assert!(self.by16.factors.len() == 2 * self.by16.sum.len());
     }
 
-    /// Quantizes the 16 groups from value `at`, which are at `x`; their scales. Groups beyond the `stripes` that the row
-    /// has from there get zeros.
+    /// Quantizes the 16 groups from value `at`, which are at `x`, with these scales. Groups beyond the `stripes` that the
+    /// row has from there get zeros.
     ///
     /// # Safety
     /// `x` must be readable for the stripes, which [`check`](QuantizedRow::check)ed rows must have.
     #[inline(always)]
-    unsafe fn put<S: Simd>(&mut self, s: S, at: usize, x: *const f32, stripes: usize) -> S::F32 {
-        let (zero, ones) = (s.splat(0.0), s.splat_cell(0x0101_0101));
-        // SAFETY: the caller's promise.
-        let scale = unsafe { s.div(largest_of_groups(s, x, stripes), s.splat(127.0)) };
+    unsafe fn put<S: Simd>(&mut self, s: S, at: usize, x: *const f32, stripes: usize, scale: S::F32) {
+        let (zero, ones, lowest) = (s.splat(0.0), s.splat_cell(0x0101_0101), s.splat(-127.0));
         let inverse = s.select_lt(s.splat(f32::MIN_POSITIVE), scale, s.div(s.splat(1.0), scale), zero);
         let (mut scales, mut inverses) = ([0.0_f32; LANES], [0.0_f32; LANES]);
         // Partial sums of the integers, of first and of second halves.
@@ -132,7 +130,8 @@ impl QuantizedRow<'_> {
                     let mut v = [s.splat_i32(0); 4];
                     for g in 0..4 {
                         let x = s.load(x.add(stripe * STRIPE + g * GROUP + half * LANES));
-                        v[g] = s.to_i32(s.mul(x, s.splat(inverses[4 * stripe + g])));
+                        // A second term may be half a step of the first: 128 of its own. Narrowing ends at 127.
+                        v[g] = s.to_i32(s.max(s.mul(x, s.splat(inverses[4 * stripe + g])), lowest));
                     }
                     let q = s.narrow_i8(v);
                     s.store_bytes(self.q.as_mut_ptr().add(at + stripe * STRIPE + half * 64).cast(), q);
@@ -160,7 +159,41 @@ impl QuantizedRow<'_> {
         if !self.by16.sum.is_empty() {
             self.put_halves(s, group, &scales, scale, halves);
         }
-        scale
+    }
+
+    /// The sums of the `stripes` from value `at` on, lane by lane: of what was put there and of `first`, the first term.
+    ///
+    /// # Safety
+    /// As for [`put`](QuantizedRow::put), and `first` must be as long as the row.
+    #[inline(always)]
+    unsafe fn put_minus_sums<S: Simd>(&mut self, s: S, at: usize, first: &[i8], stripes: usize) {
+        let (zero, ones) = (s.splat_i32(0), s.splat_cell(0x0101_0101));
+        for stripe in at / STRIPE..at / STRIPE + stripes {
+            let mut of_half = [zero; 2];
+            for half in 0..2 {
+                let at = stripe * STRIPE + half * 64;
+                // SAFETY: the stripe is of both rows.
+                let (first, second) = unsafe {
+                    (
+                        s.load_bytes(first.as_ptr().add(at).cast()),
+                        s.load_bytes(self.q.as_ptr().add(at).cast()),
+                    )
+                };
+                let first = s.shl_i32::<FINER_BITS>(s.dot_u8i8(zero, ones, first));
+                of_half[half] = s.sub_i32(zero, s.dot_u8i8(first, ones, second));
+            }
+            let by32 = &mut self.by32.minus_sums[stripe * LANES..][..LANES];
+            // SAFETY: sixteen lanes.
+            unsafe { s.store_i32(by32.as_mut_ptr(), s.add_i32(of_half[0], of_half[1])) };
+            if !self.by16.minus_sums.is_empty() {
+                let by16 = &mut self.by16.minus_sums[stripe * 2 * LANES..][..2 * LANES];
+                // SAFETY: twice sixteen lanes.
+                unsafe {
+                    s.store_i32(by16.as_mut_ptr(), of_half[0]);
+                    s.store_i32(by16.as_mut_ptr().add(LANES), of_half[1]);
+                }
+            }
+        }
     }
 
     /// The constants of the 32 half groups from group `group` on.
@@ -243,7 +276,9 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
                     squares[g] = s.mul_add(b, b, s.mul_add(a, a, squares[g]));
                 }
             }
-            largest = s.max(out.put(s, at, x, stripes), largest);
+            let scale = s.div(largest_of_groups(s, x, stripes), s.splat(127.0));
+            out.put(s, at, x, stripes, scale);
+            largest = s.max(scale, largest);
         }
     }
     let largest = s.max_lane(largest) * 127.0;
@@ -258,7 +293,7 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
     }
 }
 
-/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups.
+/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups of a finer scale.
 #[inline(always)]
 pub(crate) fn quantize_remainder<S: Simd>(
     s: S,
@@ -269,9 +304,13 @@ pub(crate) fn quantize_remainder<S: Simd>(
 ) {
     out.check(x.len());
     assert!(q.len() == x.len() && factors.len() >= 2 * x.len().div_ceil(CHUNK) * LANES);
+    let mut finer = [0.0_f32; LANES];
     let mut rest = [0.0_f32; CHUNK];
     for at in (0..x.len()).step_by(CHUNK) {
         let stripes = (x.len() - at).min(CHUNK) / STRIPE;
+        for (g, finer) in finer.iter_mut().enumerate() {
+            *finer = factors[factor_at(GROUP, at / GROUP + g)] / FINER as f32;
+        }
         for g in 0..4 * stripes {
             let minus_scale = s.splat(-factors[factor_at(GROUP, at / GROUP + g)]);
             for half in 0..2 {
@@ -284,7 +323,10 @@ pub(crate) fn quantize_remainder<S: Simd>(
                 }
             }
         }
-        // SAFETY: these stripes are of the chunk and of the checked row.
-        unsafe { out.put(s, at, rest.as_ptr(), stripes) };
+        // SAFETY: these stripes are of the chunk and of the checked row, which `q` is as long as; 16 scales.
+        unsafe {
+            out.put(s, at, rest.as_ptr(), stripes, s.load(finer.as_ptr()));
+            out.put_minus_sums(s, at, q, stripes);
+        }
     }
 }

@@ -81,6 +81,16 @@ impl<'a> QuantWeights<'a> {
         &self.data[i * self.row_stride..][..bytes]
     }
 
+    /// The bytes of row `i` and all that lie behind it in the matrix.
+    ///
+    /// # Panics
+    /// If `i >= rows`.
+    #[inline(always)]
+    pub(crate) fn rest_from(&self, i: usize) -> &'a [u8] {
+        assert!(i < self.rows);
+        &self.data[i * self.row_stride..]
+    }
+
     /// Some consecutive rows: a part of a fused projection, or one expert of a stack.
     ///
     /// # Panics

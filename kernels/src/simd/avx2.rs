@@ -289,6 +289,7 @@ macro_rules! avx2_token {
                 fn splat_i32(x: i32) -> Ints { (_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }
                 fn add_i32(a: Ints, b: Ints) -> Ints { (_mm256_add_epi32(a.0, b.0), _mm256_add_epi32(a.1, b.1)) }
                 fn sub_i32(a: Ints, b: Ints) -> Ints { (_mm256_sub_epi32(a.0, b.0), _mm256_sub_epi32(a.1, b.1)) }
+                fn shl_i32<const N: i32>(a: Ints) -> Ints { (_mm256_slli_epi32::<N>(a.0), _mm256_slli_epi32::<N>(a.1)) }
                 fn sum_i32(v: Ints) -> i32 {
                     let v = _mm256_add_epi32(v.0, v.1);
                     let v = _mm_add_epi32(_mm256_castsi256_si128(v), _mm256_extracti128_si256::<1>(v));

@@ -308,6 +308,7 @@ macro_rules! avx512_token {
                 fn splat_i32(x: i32) -> __m512i { _mm512_set1_epi32(x) }
                 fn add_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
                 fn sub_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_sub_epi32(a, b) }
+                fn shl_i32<const N: i32>(a: __m512i) -> __m512i { _mm512_sll_epi32(a, _mm_cvtsi32_si128(N)) }
                 fn sum_i32(v: __m512i) -> i32 { _mm512_reduce_add_epi32(v) }
                 unsafe fn load_i32(p: *const i32) -> __m512i { _mm512_loadu_si512(p.cast()) }
                 unsafe fn store_i32(p: *mut i32, v: __m512i) -> () { _mm512_storeu_si512(p.cast(), v) }

@@ -181,6 +181,8 @@ pub(crate) unsafe trait Simd: Copy {
     fn add_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
     /// `a - b`, wrapping.
     fn sub_i32(self, a: Self::I32, b: Self::I32) -> Self::I32;
+    /// `a << N`: what is shifted out is lost.
+    fn shl_i32<const N: i32>(self, a: Self::I32) -> Self::I32;
     /// Wrapping sum of the lanes.
     fn sum_i32(self, v: Self::I32) -> i32;
     /// # Safety
@@ -253,6 +255,24 @@ pub(crate) unsafe trait Simd: Copy {
     /// The same, but only into the second-level cache: for what is still far away, and more than the first level should
     /// hold or wait for.
     fn prefetch_far(self, p: *const u8);
+
+    /// Asks for what comes behind the `bytes` at `p` in a stream that is read once, from front to back.
+    ///
+    /// Lines go into the second-level cache, since the first waits for too few at a time. The first line of a page is asked
+    /// for long before, because of the page's translation: mapped files have pages of 4 KB, and on a virtual machine to
+    /// look one up takes longer than to fetch a line. (Asking again for a line that is on its way costs nothing.)
+    ///
+    /// Measured on a Zen 4 virtual machine, one core reading mapped memory: 18 GB/s without asking, 17 with lines asked
+    /// for into the first level, 19 with lines far ahead, 24 with pages, 27 with both.
+    #[inline(always)]
+    fn read_ahead(self, p: *const u8, bytes: usize) {
+        const LINES: usize = 8192;
+        const PAGES: usize = 5 * 4096;
+        for line in 0..bytes.div_ceil(64) {
+            self.prefetch_far(p.wrapping_add(LINES + 64 * line));
+        }
+        self.prefetch(p.wrapping_add(PAGES).map_addr(|at| at & !4095));
+    }
 
     /// In every quarter, transposes the 4 x 4 cells that the four vectors have there.
     fn transpose_4x4(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];

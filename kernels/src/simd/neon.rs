@@ -248,6 +248,7 @@ unsafe impl Simd for Neon {
         fn splat_i32(x: i32) -> Ints { [vdupq_n_s32(x); 4] }
         fn add_i32(a: Ints, b: Ints) -> Ints { zip(a, b, |a, b| vaddq_s32(a, b)) }
         fn sub_i32(a: Ints, b: Ints) -> Ints { zip(a, b, |a, b| vsubq_s32(a, b)) }
+        fn shl_i32<const N: i32>(a: Ints) -> Ints { each(a, |a| vshlq_n_s32::<N>(a)) }
         fn sum_i32(v: Ints) -> i32 { vaddvq_s32(vaddq_s32(vaddq_s32(v[0], v[2]), vaddq_s32(v[1], v[3]))) }
         unsafe fn load_i32(p: *const i32) -> Ints { each([0, 4, 8, 12], |i| vld1q_s32(p.add(i))) }
         unsafe fn store_i32(p: *mut i32, v: Ints) -> () {

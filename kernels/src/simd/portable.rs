@@ -246,6 +246,10 @@ unsafe impl Simd for Portable {
         [a[0] - b[0], a[1] - b[1]]
     }
     #[inline(always)]
+    fn shl_i32<const N: i32>(self, a: Ints) -> Ints {
+        ints(int_lanes(a).map(|a| a << N))
+    }
+    #[inline(always)]
     fn sum_i32(self, v: Ints) -> i32 {
         fold(int_lanes(v), i32::wrapping_add)
     }

@@ -300,6 +300,7 @@ fn integers<S: Simd>(s: S, f: &mut Findings) {
         let (vha, vhb) = (ints(s, ha), ints(s, hb));
         f.equal("add_i32", ints_out(s, s.add_i32(vha, vhb)), from_fn(|i| ha[i] + hb[i]));
         f.equal("sub_i32", ints_out(s, s.sub_i32(vha, vhb)), from_fn(|i| ha[i] - hb[i]));
+        f.equal("shl_i32", ints_out(s, s.shl_i32::<8>(va)), a.map(|a| a << 8));
         f.equal("sum_i32", [s.sum_i32(va)], [fold(a, i32::wrapping_add)]);
         f.equal("splat_i32", ints_out(s, s.splat_i32(b[0])), [b[0]; LANES]);
         f.equal(

@@ -3,75 +3,142 @@
 //! ```text
 //! per span:     factors = scales and minima of the weights times scales and scaled sums of x     one vector each
 //! per stripe:   dot = 8 integer products per lane, exact;   sum += dot (factors of the lane's group)
+//! two terms:    dot = 256 (8 products with the first) + 8 products with the second, exact;   the second's factors
 //! ```
 //!
-//! The minima's products are added up as they come out, beside scales that nobody reads.
+//! So a second term costs two products more, and no scales.
 
 #![allow(unsafe_code)]
 
 use super::{Job, Product};
 use crate::mutant::mutant;
+use crate::quant::FINER_BITS;
 use crate::quant::blocks::{Block, SPAN, STRIPE};
 use crate::simd::{LANES, Simd};
 
-/// Bytes between the values in use and the cache lines asked for: unpacking keeps the CPU from running ahead far enough
-/// by itself. (Plain floats, which need nothing but loads, lose by being asked for.)
-const AHEAD: usize = 3072;
+/// Bytes of a span in the widest format, Q8_0.
+const MAX_SPAN_BYTES: usize = SPAN / 32 * 34;
 
 /// Blocks times int8 groups.
 pub(super) struct Int8<B>(std::marker::PhantomData<B>);
 
 impl<B: Block> Product for Int8<B> {
+    type Row<'a, const TERMS: usize> = Terms<TERMS>;
     const TWO_TERMS: bool = true;
 
     #[inline(always)]
-    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
+    fn row<const TERMS: usize>(job: &Job<'_>, i: usize, remainder: usize) -> Terms<TERMS> {
+        Terms::new::<B>(job, i, remainder)
+    }
+
+    #[inline(always)]
+    fn dots<S: Simd, const W: usize, const R: usize, const TERMS: usize>(
+        s: S,
+        job: &Job<'_>,
+        w: [&[u8]; W],
+        x: &[Terms<TERMS>; R],
+    ) -> [[f32; R]; W] {
         let k = job.x.k();
-        let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
-        assert!(row.len() >= k / B::FORMAT.block_len() * B::FORMAT.block_bytes());
-        let mut x = [Int8Row { q: std::ptr::null(), factors: std::ptr::null() }; R];
-        for r in 0..R {
-            let factors =
-                &groups.factors[2 * i[r] * groups.stride..][..2 * k.next_multiple_of(SPAN) / B::SUB];
-            x[r] = Int8Row { q: job.x.i8_row(i[r]).as_ptr(), factors: factors.as_ptr() };
+        let (block, block_bytes) = (B::FORMAT.block_len(), B::FORMAT.block_bytes());
+        let span_bytes = SPAN / 32 * block_bytes * 32 / block;
+        let (spans, rest) = (k / SPAN, k % SPAN / 32);
+        let mut total = [[Sums::<S> { sum: [s.splat(0.0); 2], minimum: s.splat(0.0) }; R]; W];
+        let mut at = [std::ptr::null(); W];
+        for j in 0..W {
+            assert!(w[j].len() >= k / block * block_bytes);
+            at[j] = w[j].as_ptr();
         }
-        let mut total = [Sums::<S> { sum: [s.splat(0.0); 2], minimum: s.splat(0.0) }; R];
-        let span_bytes = SPAN / 32 * B::FORMAT.block_bytes() * 32 / B::FORMAT.block_len();
-        for span in 0..k / SPAN {
-            let at = row.as_ptr().wrapping_add(span * span_bytes);
-            for line in 0..span_bytes.div_ceil(64) {
-                s.prefetch(at.wrapping_add(AHEAD + 64 * line));
+        for span in 0..spans {
+            for j in 0..W {
+                s.read_ahead(at[j], span_bytes);
             }
-            // SAFETY: a whole span of the row; the rows of x hold whole stripes and the factors of whole spans.
-            unsafe { add_span::<S, B, R>(s, row.as_ptr(), span * SPAN, 8, &x, &mut total) };
+            // SAFETY: a whole span of the rows; the rows of x hold whole stripes and what belongs to whole spans.
+            unsafe { add_span::<S, B, W, R, TERMS>(s, at, span * SPAN, 8, x, &mut total) };
+            at = at.map(|at| at.wrapping_add(span_bytes));
         }
-        if !k.is_multiple_of(SPAN) && !mutant("groups behind the last whole span dropped") {
-            // SAFETY: as above, with the groups that are left.
-            unsafe { add_span::<S, B, R>(s, row.as_ptr(), k / SPAN * SPAN, k % SPAN / 32, &x, &mut total) };
+        // Known while compiling where blocks are whole spans.
+        if block < SPAN && rest > 0 && !mutant("groups behind the last whole span dropped") {
+            // Behind the row lies the next one, whose values meet zeros; behind the last one of a matrix, nothing.
+            let mut padded = [[0_u8; MAX_SPAN_BYTES]; W];
+            for j in 0..W {
+                s.read_ahead(at[j], rest * block_bytes);
+                if w[j].len() < (spans + 1) * span_bytes {
+                    let row = &w[j][spans * span_bytes..k / block * block_bytes];
+                    padded[j][..row.len()].copy_from_slice(row);
+                    at[j] = padded[j].as_ptr();
+                }
+            }
+            // SAFETY: as above, where rows or copies have the bytes of a whole span.
+            unsafe { add_span::<S, B, W, R, TERMS>(s, at, spans * SPAN, rest, x, &mut total) };
         }
-        let mut out = [0.0; R];
-        for r in 0..R {
-            let Sums { sum, minimum } = total[r];
-            let sum = s.add(sum[0], sum[1]);
-            out[r] = s.sum(if B::HAS_MIN { s.add(sum, minimum) } else { sum });
+        let mut out = [[0.0; R]; W];
+        for j in 0..W {
+            for r in 0..R {
+                let Sums { sum, minimum } = total[j][r];
+                let sum = s.add(sum[0], sum[1]);
+                out[j][r] = s.sum(if B::HAS_MIN { s.add(sum, minima::<S, B>(s, minimum)) } else { sum });
+            }
         }
         out
     }
 }
 
-/// A row of x.
+/// Which of a span's groups a lane's scale or minimum belongs to.
+const GROUP_OF_LANE: [f32; LANES] =
+    [0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 0.0, 1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0];
+
+/// The lanes that minima were multiplied in, zeros in the others.
+#[inline(always)]
+fn minima<S: Simd, B: Block>(s: S, minimum: S::F32) -> S::F32 {
+    const UPPER: [f32; LANES] =
+        [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
+    if B::SUB == 16 {
+        return minimum;
+    }
+    // SAFETY: sixteen lanes.
+    let upper = unsafe { s.load(UPPER.as_ptr()) };
+    s.select_lt(s.splat(0.0), upper, minimum, s.splat(0.0))
+}
+
+/// A row of x in one or two terms.
 #[derive(Clone, Copy)]
-struct Int8Row {
+pub(super) struct Terms<const TERMS: usize> {
     /// In stripes.
-    q: *const i8,
+    q: [*const i8; TERMS],
     /// Per span and sub-block of the weights: scales, scaled sums.
-    factors: *const f32,
+    factors: [*const f32; TERMS],
+    /// Of both terms: [`Groups::minus_sums`](crate::quant::Groups).
+    minus_sums: *const i32,
+}
+
+impl<const TERMS: usize> Terms<TERMS> {
+    /// Row `i` of x, whose second term, if it has one, is this remainder.
+    #[inline(always)]
+    fn new<B: Block>(job: &Job<'_>, i: usize, remainder: usize) -> Self {
+        let rows = [i, job.x.rows() + remainder];
+        let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
+        let factors = 2 * job.x.k().next_multiple_of(SPAN) / B::SUB;
+        let mut terms = Terms {
+            q: [std::ptr::null(); TERMS],
+            factors: [std::ptr::null(); TERMS],
+            minus_sums: std::ptr::null(),
+        };
+        for term in 0..TERMS {
+            terms.q[term] = job.x.i8_row(rows[term]).as_ptr();
+            terms.factors[term] = groups.factors[2 * rows[term] * groups.stride..][..factors].as_ptr();
+        }
+        if TERMS == 2 {
+            terms.minus_sums = groups.minus_sums_of(remainder).as_ptr();
+        }
+        terms
+    }
 }
 
 /// Partial sums of one row, lane by lane.
 struct Sums<S: Simd> {
     /// With sub-blocks of 32 of even and odd stripes, with sub-blocks of 16 of the stripes' first and second vectors.
     sum: [S::F32; 2],
+    /// With sub-blocks of 32 in the upper lanes, beside scales that nobody reads.
     minimum: S::F32,
 }
 
@@ -82,75 +149,108 @@ impl<S: Simd> Clone for Sums<S> {
 }
 impl<S: Simd> Copy for Sums<S> {}
 
-/// Upper lanes: where a span's minima are.
-const MINIMA: [f32; LANES] = [0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0];
-
-/// Adds the products of the span at `value`, of which the row has `groups` of 32.
+/// Adds the products of the spans at `at` with the values from `value` on, of which x has `groups` of 32.
 ///
 /// # Safety
-/// These groups must be readable in the row, the whole stripes that they touch and the span's factors in every row of x.
+/// A whole span must be readable in the weight rows, the whole stripes that the groups touch and what belongs to the span
+/// in every row of x.
 #[inline(always)]
-unsafe fn add_span<S: Simd, B: Block, const R: usize>(
+unsafe fn add_span<S: Simd, B: Block, const W: usize, const R: usize, const TERMS: usize>(
     s: S,
-    row: *const u8,
+    at: [*const u8; W],
     value: usize,
     groups: usize,
-    x: &[Int8Row; R],
-    total: &mut [Sums<S>; R],
+    x: &[Terms<TERMS>; R],
+    total: &mut [[Sums<S>; R]; W],
 ) {
-    // SAFETY: the caller's promise.
-    unsafe {
-        if B::SUB == 16 {
-            let w = B::scales(s, row, value / 16, groups * 2);
-            let mut scale = [s.splat(0.0); R];
+    let mut scale = [[s.splat(0.0); R]; W];
+    for j in 0..W {
+        // SAFETY: the caller's promise.
+        scale[j] = unsafe { span_scales::<S, B, R, TERMS>(s, at[j], value, groups, x, &mut total[j]) };
+    }
+    for stripe in 0..2 {
+        if 4 * stripe >= groups {
+            break;
+        }
+        let second_stripe = stripe == 1 && !mutant("second stripe with the scales of the first");
+        for j in 0..W {
+            // SAFETY: the caller's promise.
+            let w = Integers::<S>::new::<B>(s, unsafe { B::stripe(s, at[j], stripe * STRIPE, 4) });
             for r in 0..R {
-                let factors = x[r].factors.add(value / 16 * 2);
-                scale[r] = s.mul(w.scale, s.load(factors));
-                if B::HAS_MIN {
-                    total[r].minimum = s.mul_add(w.min, s.load(factors.add(LANES)), total[r].minimum);
-                }
-            }
-            for stripe in 0..groups.div_ceil(4) {
-                let at = value + stripe * STRIPE;
-                let w = Integers::<S>::new::<B>(s, B::stripe(s, row, at, (groups - 4 * stripe).min(4)));
-                for r in 0..R {
-                    let q = x[r].q.add(at);
-                    let (first, second) = if stripe == 0 {
-                        (s.spread_lanes::<0, 2>(scale[r]), s.spread_lanes::<1, 2>(scale[r]))
+                let Sums { sum, .. } = &mut total[j][r];
+                let (scale, value) = (scale[j][r], value + stripe * STRIPE);
+                if B::SUB == 16 {
+                    let scales = if second_stripe {
+                        [s.spread_lanes::<8, 2>(scale), s.spread_lanes::<9, 2>(scale)]
                     } else {
-                        (s.spread_lanes::<8, 2>(scale[r]), s.spread_lanes::<9, 2>(scale[r]))
+                        [s.spread_lanes::<0, 2>(scale), s.spread_lanes::<1, 2>(scale)]
                     };
-                    let dot = w.dot::<B>(s, 0, q, s.splat_i32(0));
-                    total[r].sum[0] = s.mul_add(s.from_i32(dot), first, total[r].sum[0]);
-                    let dot = w.dot::<B>(s, 1, q, s.splat_i32(0));
-                    total[r].sum[1] = s.mul_add(s.from_i32(dot), second, total[r].sum[1]);
-                }
-            }
-            return;
-        }
-        let w = B::span_scales(s, row, value, groups);
-        let mut factors = [s.splat(0.0); R];
-        for r in 0..R {
-            factors[r] = s.mul(w, s.load(x[r].factors.add(value / 32 * 2)));
-            if B::HAS_MIN {
-                total[r].minimum = s.mul_add(factors[r], s.load(MINIMA.as_ptr()), total[r].minimum);
-            }
-        }
-        for stripe in 0..groups.div_ceil(4) {
-            let at = value + stripe * STRIPE;
-            let w = Integers::<S>::new::<B>(s, B::stripe(s, row, at, (groups - 4 * stripe).min(4)));
-            for r in 0..R {
-                let q = x[r].q.add(at);
-                let dot = w.dot::<B>(s, 1, q, w.dot::<B>(s, 0, q, s.splat_i32(0)));
-                let scale = if stripe == 0 || mutant("second stripe with the scales of the first") {
-                    s.spread_lanes::<0, 1>(factors[r])
+                    for half in 0..2 {
+                        // SAFETY: the caller's promise.
+                        let dot = unsafe { w.dot::<B, 1, TERMS>(s, half, &x[r], value) };
+                        sum[half] = s.mul_add(s.from_i32(dot), scales[half], sum[half]);
+                    }
                 } else {
-                    s.spread_lanes::<4, 1>(factors[r])
-                };
-                total[r].sum[stripe] = s.mul_add(s.from_i32(dot), scale, total[r].sum[stripe]);
+                    // SAFETY: the caller's promise.
+                    let dot = unsafe { w.dot::<B, 2, TERMS>(s, 0, &x[r], value) };
+                    let scale = if second_stripe {
+                        s.spread_lanes::<4, 1>(scale)
+                    } else {
+                        s.spread_lanes::<0, 1>(scale)
+                    };
+                    sum[stripe] = s.mul_add(s.from_i32(dot), scale, sum[stripe]);
+                }
             }
         }
     }
+}
+
+/// The scales of a span's products with every row of x: the last term's, since the first's products are added many times.
+/// Adds the products of the minima.
+///
+/// # Safety
+/// As for [`add_span`].
+#[inline(always)]
+unsafe fn span_scales<S: Simd, B: Block, const R: usize, const TERMS: usize>(
+    s: S,
+    at: *const u8,
+    value: usize,
+    groups: usize,
+    x: &[Terms<TERMS>; R],
+    total: &mut [Sums<S>; R],
+) -> [S::F32; R] {
+    let last = TERMS - 1;
+    let mut scale = [s.splat(0.0); R];
+    // SAFETY: the caller's promise.
+    unsafe {
+        if B::SUB == 16 {
+            let w = B::scales(s, at, 0, LANES);
+            for r in 0..R {
+                scale[r] = s.mul(w.scale, s.load(x[r].factors[last].add(value / 16 * 2)));
+                if B::HAS_MIN {
+                    for factors in x[r].factors {
+                        let sums = s.load(factors.add(value / 16 * 2 + LANES));
+                        total[r].minimum = s.mul_add(w.min, sums, total[r].minimum);
+                    }
+                }
+            }
+            return scale;
+        }
+        let mut w = B::span_scales(s, at, 0, 8);
+        if groups < 8 && !mutant("scales of the next row kept") {
+            w = s.select_lt(s.load(GROUP_OF_LANE.as_ptr()), s.splat(groups as f32), w, s.splat(0.0));
+        }
+        for r in 0..R {
+            scale[r] = s.mul(w, s.load(x[r].factors[last].add(value / 32 * 2)));
+            if B::HAS_MIN {
+                total[r].minimum = s.add(total[r].minimum, scale[r]);
+                for factors in &x[r].factors[..last] {
+                    total[r].minimum = s.mul_add(w, s.load(factors.add(value / 32 * 2)), total[r].minimum);
+                }
+            }
+        }
+    }
+    scale
 }
 
 /// The integers of a stripe, ready for the dot product of the instruction set.
@@ -176,22 +276,64 @@ impl<S: Simd> Integers<S> {
         Integers { bytes }
     }
 
-    /// Adds the products of one of the vectors with that of a stripe of x, less what the format's offset adds to them.
+    /// Products of the `VECTORS` vectors from `half` on with those of the stripe of x at `at`: those of the first of two
+    /// terms many times, as many as its step has finer ones. Less what the format's offset adds to them.
     ///
     /// # Safety
-    /// `q` must be readable for a stripe.
+    /// The stripe must be readable in the terms of x, and what belongs to it.
     #[inline(always)]
-    unsafe fn dot<B: Block>(&self, s: S, half: usize, q: *const i8, acc: S::I32) -> S::I32 {
+    unsafe fn dot<B: Block, const VECTORS: usize, const TERMS: usize>(
+        &self,
+        s: S,
+        half: usize,
+        x: &Terms<TERMS>,
+        at: usize,
+    ) -> S::I32 {
+        let offset = if Self::biased::<B>() { 128 } else { u32::from(B::OFFSET) };
+        let exact_offset = offset != 0 && (!B::SIGNED || Self::biased::<B>());
+        let taken_off = exact_offset && !mutant("offset of the integers not taken off");
+        let zero = s.splat_i32(0);
         // SAFETY: the caller's promise.
-        let q = unsafe { s.load_bytes(q.add(half * 64).cast()) };
+        unsafe {
+            let vector = |term: usize, v: usize| x.q[term].add(at + (half + v) * 64).cast::<u8>();
+            let mut acc = zero;
+            for v in 0..VECTORS {
+                acc = self.step::<B>(s, half + v, s.load_bytes(vector(0, v)), acc);
+            }
+            if TERMS == 1 {
+                for v in 0..if taken_off { VECTORS } else { 0 } {
+                    let offset = s.splat_cell(offset * 0x0101_0101);
+                    acc = s.sub_i32(acc, s.dot_u8i8(zero, offset, s.load_bytes(vector(0, v))));
+                }
+                return acc;
+            }
+            let mut second = zero;
+            if taken_off {
+                // A stripe has VECTORS' worth of lanes, of which these are.
+                let sums = s.load_i32(x.minus_sums.add(at / STRIPE * (2 / VECTORS) * LANES + half * LANES));
+                second = match offset {
+                    128 => s.shl_i32::<7>(sums),
+                    32 => s.shl_i32::<5>(sums),
+                    16 => s.shl_i32::<4>(sums),
+                    8 => s.shl_i32::<3>(sums),
+                    4 => s.shl_i32::<2>(sums),
+                    _ => unreachable!("offsets are powers of two"),
+                };
+            }
+            for v in 0..VECTORS {
+                second = self.step::<B>(s, half + v, s.load_bytes(vector(TERMS - 1, v)), second);
+            }
+            let second = if mutant("second term dropped") { zero } else { second };
+            s.add_i32(s.shl_i32::<FINER_BITS>(acc), second)
+        }
+    }
+
+    /// Adds the products of a vector of the stripe, offset and all.
+    #[inline(always)]
+    fn step<B: Block>(&self, s: S, half: usize, q: S::Bytes, acc: S::I32) -> S::I32 {
         if B::SIGNED && !Self::biased::<B>() {
             return s.dot_i8i8(acc, self.bytes[half], q);
         }
-        let acc = s.dot_u8i8(acc, self.bytes[half], q);
-        let offset = if Self::biased::<B>() { 128 } else { u32::from(B::OFFSET) };
-        if offset == 0 || mutant("offset of the integers not taken off") {
-            return acc;
-        }
-        s.sub_i32(acc, s.dot_u8i8(s.splat_i32(0), s.splat_cell(offset * 0x0101_0101), q))
+        s.dot_u8i8(acc, self.bytes[half], q)
     }
 }

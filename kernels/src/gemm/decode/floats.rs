@@ -13,10 +13,8 @@ trait Terms {
     const VALUES: usize;
     /// Bytes per weight.
     const BYTES: usize;
-    /// The type of an activation.
+    /// The type of an activation; rows of x are padded with zeros to whole vectors.
     type X;
-    /// Row `i` of x, padded with zeros to whole vectors.
-    fn x<'a>(job: &'a Job<'_>, i: usize) -> &'a [Self::X];
     /// # Safety
     /// A vector must be readable on both sides.
     unsafe fn add<S: Simd>(s: S, w: *const u8, x: *const Self::X, acc: S::F32) -> S::F32;
@@ -33,10 +31,6 @@ macro_rules! terms {
             const BYTES: usize = $bytes;
             type X = $X;
             #[inline(always)]
-            fn x<'a>(job: &'a Job<'_>, i: usize) -> &'a [$X] {
-                job.x.$row(i)
-            }
-            #[inline(always)]
             unsafe fn add<S: Simd>($s: S, $w: *const u8, $x: *const $X, $acc: S::F32) -> S::F32 {
                 // SAFETY: the caller's promise.
                 unsafe { $add }
@@ -44,9 +38,23 @@ macro_rules! terms {
         }
 
         impl Product for $Name {
+            type Row<'a, const TERMS: usize> = &'a [$X];
             #[inline(always)]
-            fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
-                float_dots::<S, $Name, R>(s, job, row, i)
+            fn row<'a, const TERMS: usize>(job: &'a Job<'_>, i: usize, _: usize) -> &'a [$X] {
+                job.x.$row(i)
+            }
+            #[inline(always)]
+            fn dots<S: Simd, const W: usize, const R: usize, const TERMS: usize>(
+                s: S,
+                job: &Job<'_>,
+                w: [&[u8]; W],
+                x: &[&[$X]; R],
+            ) -> [[f32; R]; W] {
+                let mut out = [[0.0; R]; W];
+                for j in 0..W {
+                    out[j] = float_dots::<S, $Name, R>(s, job, w[j], x);
+                }
+                out
             }
         }
     };
@@ -74,13 +82,18 @@ terms!(
 );
 
 #[inline(always)]
-fn float_dots<S: Simd, T: Terms, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
+fn float_dots<S: Simd, T: Terms, const R: usize>(
+    s: S,
+    job: &Job<'_>,
+    row: &[u8],
+    rows: &[&[T::X]; R],
+) -> [f32; R] {
     let k = job.x.k();
     let bytes = T::VALUES * T::BYTES;
     assert!(row.len() >= k * T::BYTES);
     let mut x = [std::ptr::null::<T::X>(); R];
     for r in 0..R {
-        x[r] = T::x(job, i[r])[..k.next_multiple_of(T::VALUES)].as_ptr();
+        x[r] = rows[r][..k.next_multiple_of(T::VALUES)].as_ptr();
     }
     let mut acc = [[s.splat(0.0); 4]; R];
     let whole = k / T::VALUES;
@@ -88,6 +101,7 @@ fn float_dots<S: Simd, T: Terms, const R: usize>(s: S, job: &Job<'_>, row: &[u8]
     unsafe {
         for quad in 0..whole / 4 {
             let w = row.as_ptr().add(quad * 4 * bytes);
+            s.read_ahead(w, 4 * bytes);
             for r in 0..R {
                 let x = x[r].add(quad * 4 * T::VALUES);
                 // By hand, so that every chain has its own register.
@@ -122,37 +136,64 @@ fn float_dots<S: Simd, T: Terms, const R: usize>(s: S, job: &Job<'_>, row: &[u8]
 pub(super) struct Widened;
 
 impl Product for Widened {
+    type Row<'a, const TERMS: usize> = &'a [f32];
+
     #[inline(always)]
-    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R] {
-        const CHUNK: usize = 512;
-        let (k, format) = (job.x.k(), job.weights.format());
-        assert!(row.len() >= k / format.block_len() * format.block_bytes());
-        let mut x = [std::ptr::null::<f32>(); R];
-        for r in 0..R {
-            x[r] = job.x.f32_row(i[r])[..k.next_multiple_of(LANES)].as_ptr();
-        }
-        // Every chunk is written before it is read; zeros would be as much work as the chunk.
-        let mut buffer = std::mem::MaybeUninit::<[f32; CHUNK]>::uninit();
-        let buffer = buffer.as_mut_ptr().cast::<f32>();
-        let mut acc = [[s.splat(0.0); 4]; R];
-        for from in (0..k).step_by(CHUNK) {
-            let to = (from + CHUNK).min(k);
-            // SAFETY: from..to is inside the row, the buffer holds a chunk and is written to whole vectors before it is read, x
-            // is padded to whole vectors.
-            unsafe {
-                dequantize_row(s, format, row.as_ptr(), from, to, buffer);
-                for r in 0..R {
-                    let vectors = (to - from).div_ceil(LANES);
-                    acc[r] = vector_products(s, buffer, x[r].add(from), vectors, acc[r]);
-                }
-            }
-        }
-        let mut out = [0.0; R];
-        for r in 0..R {
-            out[r] = s.sum(s.add(s.add(acc[r][0], acc[r][1]), s.add(acc[r][2], acc[r][3])));
+    fn row<'a, const TERMS: usize>(job: &'a Job<'_>, i: usize, _: usize) -> &'a [f32] {
+        job.x.f32_row(i)
+    }
+
+    #[inline(always)]
+    fn dots<S: Simd, const W: usize, const R: usize, const TERMS: usize>(
+        s: S,
+        job: &Job<'_>,
+        w: [&[u8]; W],
+        x: &[&[f32]; R],
+    ) -> [[f32; R]; W] {
+        let mut out = [[0.0; R]; W];
+        for j in 0..W {
+            out[j] = widened_dots(s, job, w[j], x);
         }
         out
     }
+}
+
+/// Products of the weight row that begins at `row` with R rows of x.
+#[inline(always)]
+fn widened_dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], rows: &[&[f32]; R]) -> [f32; R] {
+    const CHUNK: usize = 512;
+    let (k, format) = (job.x.k(), job.weights.format());
+    assert!(row.len() >= k / format.block_len() * format.block_bytes());
+    let mut x = [std::ptr::null::<f32>(); R];
+    for r in 0..R {
+        x[r] = rows[r][..k.next_multiple_of(LANES)].as_ptr();
+    }
+    // Every chunk is written before it is read; zeros would be as much work as the chunk.
+    let mut buffer = std::mem::MaybeUninit::<[f32; CHUNK]>::uninit();
+    let buffer = buffer.as_mut_ptr().cast::<f32>();
+    let mut acc = [[s.splat(0.0); 4]; R];
+    for from in (0..k).step_by(CHUNK) {
+        let to = (from + CHUNK).min(k);
+        let values = format.block_len();
+        s.read_ahead(
+            row[from / values * format.block_bytes()..].as_ptr(),
+            (to - from) / values * format.block_bytes(),
+        );
+        // SAFETY: from..to is inside the row, the buffer holds a chunk and is written to whole vectors before it is read, x
+        // is padded to whole vectors.
+        unsafe {
+            dequantize_row(s, format, row.as_ptr(), from, to, buffer);
+            for r in 0..R {
+                let vectors = (to - from).div_ceil(LANES);
+                acc[r] = vector_products(s, buffer, x[r].add(from), vectors, acc[r]);
+            }
+        }
+    }
+    let mut out = [0.0; R];
+    for r in 0..R {
+        out[r] = s.sum(s.add(s.add(acc[r][0], acc[r][1]), s.add(acc[r][2], acc[r][3])));
+    }
+    out
 }
 
 /// Adds `vectors` products of vectors, the first of every four to `acc[0]` and so on, the last few to `acc[0]`.

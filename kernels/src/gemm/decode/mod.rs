@@ -1,6 +1,6 @@
 //! The decode leaf: every weight row is streamed once, lanes hold partial sums over k.
 //!
-//! What is unpacked of a weight row is multiplied with up to four rows of x while it is in registers, so a batch of
+//! What is unpacked of a weight row is multiplied with a few rows of x while it is in registers, so a batch of
 //! sequences costs little more than one. All of it has to hide behind the memory.
 //!
 //! `blocks.rs` multiplies block formats with int8 groups, `floats.rs` plain floats, and anything else that is widened
@@ -16,6 +16,7 @@ use crate::quant::{Format, blocks as formats};
 use crate::simd::Simd;
 use blocks::Int8;
 use floats::{Bf16, F16, F32, Pairs, Widened};
+use std::ops::Range;
 
 /// Leaf: one part of a matmul in decode order.
 #[inline(always)]
@@ -44,47 +45,94 @@ pub(crate) fn decode<S: Simd>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
 /// A way to multiply a weight row with rows of activations. A trait and not a closure: a closure that the compiler
 /// chooses not to inline loses the instruction set, and every operation in it becomes a call.
 trait Product {
-    /// Whether rows of x may have a second term.
+    /// A row of activations in `TERMS` terms, as it is read again and again.
+    type Row<'a, const TERMS: usize>: Copy;
+    /// Whether there may be two.
     const TWO_TERMS: bool = false;
-    /// Products of the row with rows `i` of x, each by the same operations whatever R is.
-    fn dots<S: Simd, const R: usize>(s: S, job: &Job<'_>, row: &[u8], i: [usize; R]) -> [f32; R];
+
+    /// Row `i` of x; its second term, if it has one, is this remainder.
+    fn row<'a, const TERMS: usize>(job: &'a Job<'_>, i: usize, remainder: usize) -> Self::Row<'a, TERMS>;
+    /// Products of the weight rows that begin at `w` with rows of x, each by the same operations whatever W and R are.
+    fn dots<S: Simd, const W: usize, const R: usize, const TERMS: usize>(
+        s: S,
+        job: &Job<'_>,
+        w: [&[u8]; W],
+        x: &[Self::Row<'_, TERMS>; R],
+    ) -> [[f32; R]; W];
 }
+
+/// Weight rows that stay in the first-level cache while all rows of x come by.
+const STRIP: usize = 8;
 
 /// Stores the product of every weight row with every row of x, with bias and residual.
 #[inline(always)]
 fn products<S: Simd, P: Product>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
-    let rows = job.x.rows();
+    let (rows, n) = (job.x.rows(), job.weights.rows());
     let remainders = if P::TWO_TERMS { job.x.remainders() } else { &[] };
-    for j in 0..job.weights.rows() {
-        let row = job.weights.row(j);
+    let many = S::REGISTERS >= 32;
+    // One row of x is looked up once.
+    let strip = if rows == 1 { n.max(1) } else { STRIP };
+    for first in (0..n).step_by(strip) {
+        let strip = first..(first + strip).min(n);
         let (mut i, mut remainder) = (0, 0);
         while i < rows {
             // The next row with a second term, or the end.
-            let next = if remainder < remainders.len() { remainders[remainder] as usize } else { rows };
-            while S::REGISTERS >= 32 && i + 4 <= next {
-                store(job, out, i, j, P::dots::<S, 4>(s, job, row, [i, i + 1, i + 2, i + 3]));
-                i += 4;
-            }
-            while i < next {
-                store(job, out, i, j, P::dots::<S, 1>(s, job, row, [i]));
-                i += 1;
-            }
-            if i < rows {
-                let of_remainder = rows + remainder;
-                let terms = if S::REGISTERS >= 32 {
-                    P::dots::<S, 2>(s, job, row, [i, of_remainder])
-                } else {
-                    let ([first], [second]) =
-                        (P::dots::<S, 1>(s, job, row, [i]), P::dots::<S, 1>(s, job, row, [of_remainder]));
-                    [first, second]
-                };
-                let second = if mutant("second term dropped") { 0.0 } else { terms[1] };
-                store(job, out, i, j, [terms[0] + second]);
-                i += 1;
-                remainder += 1;
-            }
+            let next = remainders.get(remainder).map_or(rows, |row| *row as usize);
+            let neighbours = remainders.get(remainder + 2).is_some_and(|row| *row as usize == i + 2);
+            let done = match (i < next, many) {
+                // Not where rows are kept in two terms: generation keeps all of them so, and code is slow to compile.
+                (true, true) if !P::TWO_TERMS && i + 4 <= next => {
+                    rows_of_x::<S, P, 4, 1>(s, job, out, strip.clone(), i, 0)
+                }
+                (true, _) => rows_of_x::<S, P, 1, 1>(s, job, out, strip.clone(), i, 0),
+                // Four would spill.
+                (false, true) if neighbours => {
+                    rows_of_x::<S, P, 3, 2>(s, job, out, strip.clone(), i, remainder)
+                }
+                (false, _) => rows_of_x::<S, P, 1, 2>(s, job, out, strip.clone(), i, remainder),
+            };
+            remainder += if i < next { 0 } else { done };
+            i += done;
         }
     }
+}
+
+/// Stores the products of a strip of weight rows with R rows of x from row `i` on; gives R.
+#[inline(always)]
+fn rows_of_x<S: Simd, P: Product, const R: usize, const TERMS: usize>(
+    s: S,
+    job: &Job<'_>,
+    out: &mut MatMut<'_>,
+    strip: Range<usize>,
+    i: usize,
+    remainder: usize,
+) -> usize {
+    if TERMS == 2 && !P::TWO_TERMS {
+        return R;
+    }
+    let mut x = [P::row::<TERMS>(job, i, remainder); R];
+    for r in 1..R {
+        x[r] = P::row::<TERMS>(job, i + r, remainder + r);
+    }
+    let mut j = strip.start;
+    if S::REGISTERS >= 32 && TERMS == 2 && R == 1 {
+        // Two weight rows at a time, of either half of the strip: x is loaded half as often, and there are two streams of
+        // memory, each without a gap.
+        let half = strip.len() / 2;
+        for row in j..j + half {
+            let w = [job.weights.rest_from(row), job.weights.rest_from(row + half)];
+            let [first, second] = P::dots::<S, 2, R, TERMS>(s, job, w, &x);
+            store(job, out, i, row, first);
+            store(job, out, i, row + half, second);
+        }
+        j += 2 * half;
+    }
+    while j < strip.end {
+        let [products] = P::dots::<S, 1, R, TERMS>(s, job, [job.weights.rest_from(j)], &x);
+        store(job, out, i, j, products);
+        j += 1;
+    }
+    R
 }
 
 /// Puts the products of weight row `j` to the rows from `i` on.
