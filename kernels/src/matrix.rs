@@ -8,8 +8,8 @@
 
 mod cut;
 
-pub(crate) use cut::for_units;
 pub use cut::{Columns, Rows, for_columns, for_rows, part_range};
+pub(crate) use cut::{for_columns_in_slots, for_units};
 
 use crate::error::KernelError;
 use crate::memory::ALIGN;

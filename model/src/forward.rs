@@ -24,7 +24,7 @@ use crate::weights::{Dense, FeedForward, Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
 };
-use gable_kernels::gemm::{Epilogue, Phase, Product};
+use gable_kernels::gemm::{Epilogue, Factor, Phase, Product};
 use gable_kernels::quant::{Activations, Forms, QuantWeights, Remainder};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 use std::cell::Cell;
@@ -294,6 +294,21 @@ impl Pass<'_> {
         Ok(())
     }
 
+    /// `out = act(W_gate a) * (W_up a)`
+    fn gated(
+        &self,
+        [gate, up]: [&Linear; 2],
+        a: &Activations,
+        scratch: &mut [f32],
+        out: MatMut<'_>,
+    ) -> Result<(), RunError> {
+        let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&up.weight)?);
+        let factors = [(gate, &w_gate), (up, &w_up)];
+        let factors = factors.map(|(linear, weights)| Factor { weights, bias: linear.bias.as_deref() });
+        let activation = self.model.config().activation;
+        Ok(self.kernels.matmul_gated(self.team, self.phase, a, activation, factors, scratch, out)?)
+    }
+
     /// `x += W_down (act(W_gate n) * (W_up n))`, or `x += W_down act(W_up n)` without a gate.
     fn feed_forward_block(
         &self,
@@ -314,11 +329,7 @@ impl Pass<'_> {
         let mut inner = s.hidden.begin(rows, d_ff)?;
         match &ffn.gate {
             Some(gate) => {
-                let [of_gate, of_up] = s.gate_up.split_columns([d_ff, d_ff]);
-                let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&ffn.up.weight)?);
-                let factors = [product(gate, &w_gate, of_gate), product(&ffn.up, &w_up, of_up)];
-                let (phase, activation) = (self.phase, config.activation);
-                self.kernels.matmul_gated(self.team, phase, s.activations, activation, factors, inner)?;
+                self.gated([gate, &ffn.up], s.activations, s.gate_up, inner)?;
                 observer.done(i, Operation::GateUp);
             }
             None => {

@@ -75,7 +75,7 @@ pub struct Scratch {
     widths: Widths,
     x: Buffer<f32>,         // [rows, d_model]: the residual stream
     qkv: Buffer<f32>,       // [rows, (n_heads + 2 n_kv_heads) * head_dim]
-    gate_up: Buffer<f32>,   // [rows, 2 d_ff]
+    gate_up: Buffer<f32>,   // parts of gate and up, a place for each thread
     block_out: Buffer<f32>, // [rows, d_model]: what a block adds, before its norm
     logits: Buffer<f32>,    // [max_logits, vocab_size]
     activations: Activations,
@@ -128,7 +128,7 @@ pub(crate) struct ExpertParts<'a> {
     pub(crate) activations: &'a mut Activations,
     pub(crate) hidden: &'a mut Activations,
     pub(crate) gathered: &'a mut Activations,
-    /// Gate and up of one expert's rows.
+    /// Parts of gate and up, a place for each thread.
     pub(crate) gate_up: &'a mut [f32],
     pub(crate) scores: MatMut<'a>,
     pub(crate) chosen: &'a mut Vec<Choice>,
@@ -141,7 +141,6 @@ pub(crate) struct ExpertParts<'a> {
 struct Widths {
     d_model: usize,
     qkv: usize,
-    gate_up: usize,
     vocab: usize,
 }
 
@@ -149,7 +148,7 @@ struct Widths {
 pub(crate) struct Parts<'a> {
     pub(crate) x: MatMut<'a>,
     pub(crate) qkv: MatMut<'a>,
-    pub(crate) gate_up: MatMut<'a>,
+    pub(crate) gate_up: &'a mut [f32],
     pub(crate) block_out: MatMut<'a>,
     pub(crate) logits: MatMut<'a>,
     /// What the linear layers read, but for the last of each feed-forward network.
@@ -177,7 +176,6 @@ impl Scratch {
         let widths = Widths {
             d_model: config.d_model,
             qkv: config.q_dim() + 2 * config.kv_dim(),
-            gate_up: 2 * config.d_ff,
             vocab: config.vocab_size,
         };
         let rows = |width: usize| zeros("the rows of a batch", max_rows.saturating_mul(width));
@@ -211,7 +209,10 @@ impl Scratch {
             widths,
             x: rows(widths.d_model)?,
             qkv: rows(widths.qkv)?,
-            gate_up: rows(widths.gate_up)?,
+            gate_up: zeros(
+                "the inner vectors of a batch",
+                kernels.gated_scratch(max_rows, config.d_ff, threads),
+            )?,
             block_out: rows(widths.d_model)?,
             logits: zeros("logits", max_logits.saturating_mul(widths.vocab))?,
             activations: Activations::try_new(max_rows, max_k, forms)?,
@@ -301,7 +302,7 @@ impl Scratch {
         Parts {
             x: view(&mut self.x, rows, w.d_model),
             qkv: view(&mut self.qkv, rows, w.qkv),
-            gate_up: view(&mut self.gate_up, rows, w.gate_up),
+            gate_up: &mut self.gate_up,
             block_out: view(&mut self.block_out, rows, w.d_model),
             logits: view(&mut self.logits, self.n_logits, w.vocab),
             activations: &mut self.activations,

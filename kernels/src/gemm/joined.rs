@@ -3,15 +3,18 @@
 //! A decoded token's products are short, so that what it costs to hand their parts out and to collect them shows. Here the
 //! rows of several weight matrices are cut as one list; a part may hold the end of one and the beginning of the next.
 
-use super::{Epilogue, Job, MatmulPlan, Path, Phase};
+use super::{Epilogue, Job, MatmulPlan, PART_UNIT, Path, Phase};
 use crate::activation::Activation;
 use crate::error::KernelError;
 use crate::isa::Kernels;
-use crate::matrix::{MatMut, for_columns};
+use crate::matrix::{MatMut, for_columns, for_columns_in_slots};
 use crate::pool::Team;
 use crate::quant::{Activations, QuantWeights};
 use crate::rowwise::require;
 use std::ops::Range;
+
+/// Columns of the widest panel.
+const MAX_NR: usize = 64;
 
 /// One of several products: arguments of [`Kernels::matmul`].
 #[derive(Debug)]
@@ -22,6 +25,15 @@ pub struct Product<'a> {
     pub epilogue: Epilogue<'a>,
     /// Where it goes.
     pub out: MatMut<'a>,
+}
+
+/// One of the two products of [`Kernels::matmul_gated`].
+#[derive(Debug, Clone, Copy)]
+pub struct Factor<'a> {
+    /// The weights.
+    pub weights: &'a QuantWeights<'a>,
+    /// Added to every row: one value per weight row.
+    pub bias: Option<&'a [f32]>,
 }
 
 impl Product<'_> {
@@ -140,60 +152,79 @@ impl Kernels {
     }
 
     /// Multiplies activations with two weight matrices and makes the gated product of the results:
-    /// `out_ij = activation(gate_ij) up_ij`, by the thread that has just written both factors.
+    /// `out_ij = activation(gate_ij) up_ij`.
     ///
-    /// The bits are those of [`Kernels::matmul`] twice and [`Kernels::gated`]. `gate.out` and `up.out` hold the products
-    /// afterwards; all three outputs have the same shape.
+    /// The bits are those of [`Kernels::matmul`] twice and [`Kernels::gated`], but a thread multiplies some columns of both
+    /// factors at a time, in `scratch`, where they stay in its second-level cache. That needs at most
+    /// [`Kernels::gated_scratch`] numbers.
     ///
     /// # Errors
-    /// [`KernelError::Shape`] naming the argument; nothing has been written then.
+    /// [`KernelError::Shape`] naming the argument; nothing has been written to `out` then.
     ///
     /// ```
-    /// use gable_kernels::{Kernels, MatMut, Team, activation::Activation, gemm::{Epilogue, Phase, Product}, quant::*};
+    /// use gable_kernels::{Kernels, MatMut, Team, activation::Activation, gemm::{Factor, Phase}, quant::*};
     /// let bytes: Vec<u8> = [100.0_f32, 3.0].iter().flat_map(|x| x.to_le_bytes()).collect();
     /// let [gate, up] = [0, 4].map(|at| QuantWeights::from_bytes(Format::F32, 1, 1, 4, &bytes[at..at + 4]));
-    /// let (gate, up, epilogue) = (gate?, up?, Epilogue::default());
+    /// let (gate, up, kernels, team) = (gate?, up?, Kernels::best(), Team::serial());
     /// let mut x = Activations::new(1, 1, Forms::EXACT);
     /// x.begin(1, 1)?.row_mut(0)[0] = 1.0;
-    /// let mut factors = [[0.0]; 2];
+    /// let factors = [&gate, &up].map(|weights| Factor { weights, bias: None });
+    /// let mut scratch = vec![0.0; kernels.gated_scratch(1, 1, team.threads())];
     /// let mut out = [0.0];
-    /// let [of_gate, of_up] = factors.each_mut().map(|out| MatMut::from_rows(out, 1));
-    /// let gate = Product { weights: &gate, epilogue, out: of_gate };
-    /// let up = Product { weights: &up, epilogue, out: of_up };
     /// let view = MatMut::from_rows(&mut out, 1);
-    /// Kernels::best().matmul_gated(&Team::serial(), Phase::Decode, &x, Activation::Silu, [gate, up], view)?;
+    /// kernels.matmul_gated(&team, Phase::Decode, &x, Activation::Silu, factors, &mut scratch, view)?;
     /// assert_eq!(out, [300.0]);
     /// # Ok::<(), gable_kernels::KernelError>(())
     /// ```
+    #[expect(clippy::too_many_arguments, reason = "what is multiplied, how, and where to")]
     pub fn matmul_gated(
         self,
         team: &Team<'_>,
         phase: Phase,
         x: &Activations,
         activation: Activation,
-        [gate, up]: [Product<'_>; 2],
+        [gate, up]: [Factor<'_>; 2],
+        scratch: &mut [f32],
         out: MatMut<'_>,
     ) -> Result<(), KernelError> {
-        gate.check(x)?;
-        up.check(x)?;
-        require("matmul_gated", "up.out.cols", gate.out.cols(), up.out.cols())?;
-        require("matmul_gated", "out.cols", gate.out.cols(), out.cols())?;
-        require("matmul_gated", "out.rows", x.rows(), out.rows())?;
-        if x.rows() == 0 || out.cols() == 0 {
+        const OP: &str = "matmul_gated";
+        let (rows, n) = (x.rows(), out.cols());
+        for factor in [&gate, &up] {
+            require(OP, "weights.cols", x.k(), factor.weights.cols())?;
+            require(OP, "weights.rows", n, factor.weights.rows())?;
+            require(OP, "bias.len()", n, factor.bias.map_or(n, <[_]>::len))?;
+        }
+        require(OP, "out.rows", rows, out.rows())?;
+        if rows == 0 || n == 0 {
             return Ok(());
         }
-        let lines = [&gate.out, &up.out, &out].iter().all(|out| out.rows_begin_lines());
-        let cut = self.cut(team, phase, x, gate.weights, out.cols(), lines);
-        let [of_gate, of_up] = [(gate.weights, gate.epilogue), (up.weights, up.epilogue)];
-        let outputs = ((gate.out, up.out), out);
-        for_columns(team, [outputs], cut.unit, cut.parts, |_, rows, ((mut gate, mut up), mut out)| {
-            cut.compute(of_gate.0, of_gate.1, rows.clone(), &mut gate);
-            cut.compute(of_up.0, of_up.1, rows, &mut up);
-            let (gate, up) = (gate.as_ref(), up.as_ref());
-            for i in 0..out.rows() {
-                self.table.gated_row(activation, gate.row(i), up.row(i), out.row_mut(i));
+        let cut = self.cut(team, phase, x, gate.weights, n, out.rows_begin_lines());
+        let width = n.div_ceil(cut.unit).div_ceil(cut.parts) * cut.unit;
+        let (slots, slot) = (team.threads().min(cut.parts), 2 * rows * width);
+        if scratch.len() < slots * slot {
+            let what = "scratch.len() (at least)";
+            return Err(KernelError::Shape { op: OP, what, expected: slots * slot, found: scratch.len() });
+        }
+        let slots = MatMut::new(&mut scratch[..slots * slot], slots, slot, slot)?;
+        for_columns_in_slots(team, out, slots, cut.unit, cut.parts, |cols, mut out, slot| {
+            let mut products =
+                slot.chunks_exact_mut(rows * width).zip([gate, up]).filter_map(|(room, factor)| {
+                    let mut product = MatMut::new(room, rows, cols.len(), width).ok()?;
+                    let epilogue = Epilogue { bias: factor.bias, accumulate: false };
+                    cut.compute(factor.weights, epilogue, cols.clone(), &mut product);
+                    Some(product)
+                });
+            let (Some(gate), Some(up)) = (products.next(), products.next()) else { return };
+            for i in 0..rows {
+                self.table.gated_row(activation, gate.as_ref().row(i), up.as_ref().row(i), out.row_mut(i));
             }
         });
         Ok(())
+    }
+
+    /// How many numbers of scratch memory [`Kernels::matmul_gated`] needs at most for `rows` rows of `cols` columns.
+    pub fn gated_scratch(self, rows: usize, cols: usize, threads: usize) -> usize {
+        let width = cols.saturating_add(threads.saturating_mul(PART_UNIT.max(MAX_NR)));
+        rows.saturating_mul(2).saturating_mul(width)
     }
 }

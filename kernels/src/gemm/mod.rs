@@ -30,7 +30,7 @@ use crate::pool::Team;
 use crate::quant::{Activations, Format, Forms, QuantWeights};
 use crate::simd::LANES;
 
-pub use joined::Product;
+pub use joined::{Factor, Product};
 
 pub(crate) use decode::decode;
 pub(crate) use prompt::prompt;

@@ -19,6 +19,7 @@ use crate::mutant::mutant;
 use crate::quant::blocks::{self, Block, CHUNK_SUBS, SPAN, STEP};
 use crate::quant::{Format, Groups, dequantize_row};
 use crate::simd::{LANES, Simd};
+use std::ops::Range;
 
 /// Cells of k per unpacked chunk, floats.
 const CHUNK_CELLS: usize = 256;
@@ -69,7 +70,7 @@ struct Start {
 
 impl Start {
     #[inline(always)]
-    fn new(job: &Job<'_>, cols: std::ops::Range<usize>) -> Self {
+    fn new(job: &Job<'_>, cols: Range<usize>) -> Self {
         let mut row = [0.0; MAX_CELL_NR];
         if let Some(bias) = job.bias {
             row[..cols.len()].copy_from_slice(&bias[cols]);
@@ -78,54 +79,62 @@ impl Start {
     }
 }
 
-/// Where a tile's outputs are: in `out` itself, or, where the panel has fewer rows than a tile has columns, in a
-/// small copy.
-struct TileOutput<'t> {
-    copy: &'t mut [f32; MAX_MR * MAX_CELL_NR],
-    c: TileC,
-    whole: bool,
+/// Room for a tile whose outputs are not where it writes them.
+type Copy = [f32; MAX_MR * MAX_CELL_NR];
+
+/// The outputs of a tile that is `nr` wide, in these rows and columns of `out`: in `out` itself or, where the panel has fewer
+/// rows than a tile has columns, in `copy`. They begin with `start` where nothing of the product is in `out` yet.
+#[inline(always)]
+fn open(
+    copy: &mut Copy,
+    out: &mut MatMut<'_>,
+    rows: Range<usize>,
+    cols: Range<usize>,
+    nr: usize,
+    start: Option<&Start>,
+) -> TileC {
+    let whole = cols.len() == nr;
+    let (c, ldc) = if whole {
+        (out.row_mut(rows.start)[cols.clone()].as_mut_ptr(), out.stride())
+    } else {
+        (copy.as_mut_ptr(), nr)
+    };
+    if let Some(start) = start {
+        return TileC { start: start.row.as_ptr(), start_stride: 0, c, ldc };
+    }
+    if !whole {
+        for (i, row) in rows.enumerate() {
+            copy[i * nr..][..cols.len()].copy_from_slice(&out.row_mut(row)[cols.clone()]);
+        }
+    }
+    TileC { start: c, start_stride: ldc, c, ldc }
 }
 
-impl<'t> TileOutput<'t> {
-    /// Rows `first..first + rows` and the columns `from..from + cols` of `out`, for a tile that is `nr` wide; `start` where
-    /// nothing of the product is in `out` yet.
-    #[inline(always)]
-    fn open(
-        copy: &'t mut [f32; MAX_MR * MAX_CELL_NR],
-        out: &mut MatMut<'_>,
-        rows: std::ops::Range<usize>,
-        cols: std::ops::Range<usize>,
-        nr: usize,
-        start: Option<&Start>,
-    ) -> Self {
-        let whole = cols.len() == nr;
-        let (c, ldc) = if whole {
-            (out.row_mut(rows.start)[cols.clone()].as_mut_ptr(), out.stride())
-        } else {
-            (copy.as_mut_ptr(), nr)
-        };
-        if let Some(start) = start {
-            return TileOutput {
-                copy,
-                c: TileC { start: start.row.as_ptr(), start_stride: 0, c, ldc },
-                whole,
-            };
+/// Puts what [`open`] has placed in `copy` to `out`.
+#[inline(always)]
+fn close(copy: &Copy, out: &mut MatMut<'_>, rows: Range<usize>, cols: Range<usize>, nr: usize) {
+    if cols.len() < nr && !mutant("tile at the edge not written back") {
+        for (i, row) in rows.enumerate() {
+            out.row_mut(row)[cols.clone()].copy_from_slice(&copy[i * nr..][..cols.len()]);
         }
-        if !whole {
-            for (i, row) in rows.enumerate() {
-                copy[i * nr..][..cols.len()].copy_from_slice(&out.row_mut(row)[cols.clone()]);
-            }
-        }
-        TileOutput { copy, c: TileC { start: c, start_stride: ldc, c, ldc }, whole }
     }
+}
 
-    #[inline(always)]
-    fn close(self, out: &mut MatMut<'_>, rows: std::ops::Range<usize>, cols: std::ops::Range<usize>) {
-        if !self.whole && !mutant("tile at the edge not written back") {
-            for (i, row) in rows.enumerate() {
-                out.row_mut(row)[cols.clone()].copy_from_slice(&self.copy[i * self.c.ldc..][..cols.len()]);
-            }
-        }
+/// A tile in `copy` that holds what is in these rows of `out`.
+#[inline(always)]
+fn gather(copy: &mut Copy, out: &mut MatMut<'_>, rows: &[u32], cols: Range<usize>, nr: usize) -> TileC {
+    for (copy, row) in copy.chunks_exact_mut(nr).zip(rows) {
+        copy[..cols.len()].copy_from_slice(&out.row_mut(*row as usize)[cols.clone()]);
+    }
+    let c = copy.as_mut_ptr();
+    TileC { start: c, start_stride: nr, c, ldc: nr }
+}
+
+/// Puts it back.
+#[inline(always)]
+fn scatter(copy: &Copy, out: &mut MatMut<'_>, rows: &[u32], cols: Range<usize>, nr: usize) {
+    for (copy, row) in copy.chunks_exact(nr).zip(rows) {
+        out.row_mut(*row as usize)[cols.clone()].copy_from_slice(&copy[..cols.len()]);
     }
 }
 
@@ -143,7 +152,7 @@ fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize
     let (n, k) = (job.weights.rows(), job.x.k());
     let per_cell = if BF16 { 2 } else { 1 };
     let mut panel = [0_u32; CHUNK_CELLS * MAX_CELL_NR];
-    let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
+    let mut copy: Copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
         let cols = first..(first + nr).min(n);
         let start = Start::new(job, cols.clone());
@@ -159,13 +168,13 @@ fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize
                 } else {
                     (job.x.f32_row(row)[from..].as_ptr().cast(), job.x.stride())
                 };
-                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
+                let c = open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
                 for_mr!(rows.len(), mr, |ROWS| {
                     // SAFETY: rows of x are padded to 64 values and `stride` apart; the panel is as long as it says; the
                     // tile's output holds `rows` rows of NR.
-                    unsafe { tile_cells::<S, C, ROWS, NV>(s, panel, a, stride, tile.c) }
+                    unsafe { tile_cells::<S, C, ROWS, NV>(s, panel, a, stride, c) }
                 });
-                tile.close(out, rows, cols.clone());
+                close(&copy, out, rows, cols.clone(), nr);
             }
         }
     }
@@ -241,7 +250,7 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
     let chunk = chunk_values(k);
     let mut panel = Panel::new();
-    let mut copy = [0.0; MAX_MR * MAX_CELL_NR];
+    let mut copy: Copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
         let cols = first..(first + nr).min(n);
         let start = Start::new(job, cols.clone());
@@ -258,31 +267,36 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                 cells_per_half: std::hint::black_box(4),
                 offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },
             };
-            for row in (0..out.rows()).step_by(MR) {
-                let rows = row..(row + MR).min(out.rows());
-                let a = int8_rows(job, groups, row, from, B::SUB);
-                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
-                for_mr!(rows.len(), MR, |ROWS| {
-                    // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as
-                    // long as it says; the tile's output holds `rows` rows of NR.
-                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, tile.c) }
-                });
-                tile.close(out, rows, cols.clone());
-            }
-            // Second terms, in runs of neighbouring rows.
-            let mut i = 0;
-            while i < job.x.remainders().len() {
-                let n = run_length(&job.x.remainders()[i..], MR);
-                let row = job.x.remainders()[i] as usize;
-                let rows = row..row + n;
-                let a = int8_rows(job, groups, job.x.rows() + i, from, B::SUB);
-                let tile = TileOutput::open(&mut copy, out, rows.clone(), cols.clone(), nr, None);
+            // All rows, then the second terms: these lie together, the rows that they are added to need not.
+            let (rows, remainders) = (out.rows(), job.x.remainders());
+            let tiles = rows.div_ceil(MR);
+            for i in 0..tiles + remainders.len().div_ceil(MR) {
+                let second =
+                    (i >= tiles).then(|| (i - tiles) * MR..((i - tiles + 1) * MR).min(remainders.len()));
+                let (n, a, c) = match &second {
+                    None => {
+                        let rows = i * MR..((i + 1) * MR).min(rows);
+                        let a = int8_rows(job, groups, rows.start, from, B::SUB);
+                        (rows.len(), a, open(&mut copy, out, rows, cols.clone(), nr, start))
+                    }
+                    Some(second) => {
+                        let a = int8_rows(job, groups, rows + second.start, from, B::SUB);
+                        (
+                            second.len(),
+                            a,
+                            gather(&mut copy, out, &remainders[second.clone()], cols.clone(), nr),
+                        )
+                    }
+                };
                 for_mr!(n, MR, |ROWS| {
-                    // SAFETY: as above; remainders are rows behind the rows.
-                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, tile.c) }
+                    // SAFETY: the rows of x, those of remainders behind the others, hold k values and k / SUB groups, of which
+                    // from..to are used; the panel is as long as it says; the tile's output holds `n` rows of NR.
+                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
                 });
-                tile.close(out, rows, cols.clone());
-                i += n;
+                match second {
+                    None => close(&copy, out, i * MR..i * MR + n, cols.clone(), nr),
+                    Some(second) => scatter(&copy, out, &remainders[second], cols.clone(), nr),
+                }
             }
         }
     }
@@ -291,16 +305,6 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
 /// Values of k per chunk: all of them where they fit, else whole spans of the activations.
 fn chunk_values(k: usize) -> usize {
     if k <= CHUNK_VALUES { CHUNK_VALUES } else { CHUNK_VALUES / SPAN * SPAN }
-}
-
-/// How many of these row numbers, `most` at most, follow each other from the first on.
-#[inline(always)]
-fn run_length(rows: &[u32], most: usize) -> usize {
-    let mut n = 1;
-    while n < rows.len().min(most) && rows[n] == rows[n - 1] + 1 {
-        n += 1;
-    }
-    n
 }
 
 /// Rows of int8 activations from row `row` and value `from` on.

@@ -155,6 +155,24 @@ pub(crate) fn for_units<T: Send + Sync>(
     });
 }
 
+/// Runs `f(columns, strip, slot)` on the columns of `output`, cut at multiples of `unit` in `parts` parts, each thread with a
+/// slot of its own, a row of `slots`.
+pub(crate) fn for_columns_in_slots<C: Columns, T: Send + Sync>(
+    team: &Team<'_>,
+    output: C,
+    slots: MatMut<'_, T>,
+    unit: usize,
+    parts: usize,
+    f: impl Fn(Range<usize>, C, &mut [T]) + Sync,
+) {
+    let total = output.column_count();
+    for_units(team, slots, parts, |part, slot| {
+        let cols = part_range(total, unit, parts, part);
+        // SAFETY: `part_range` gives disjoint columns, and every part is called for once.
+        f(cols.clone(), unsafe { output.column_part(cols) }, slot);
+    });
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -10,7 +10,7 @@
 //! per pass, those of others not at all. A row's terms are added in the same order whoever else is in the batch, so its bits
 //! depend on it alone.
 
-use super::{Pass, product};
+use super::Pass;
 use crate::RunError;
 use crate::observer::{Observer, Operation, Site};
 use crate::scratch::{Choice, ExpertParts, Scratch, view};
@@ -123,10 +123,7 @@ impl Pass<'_> {
         let (rows, d_ff, d_model) = (a.rows(), config.d_ff, config.d_model);
         let Some(gate) = &expert.gate else { return Ok(()) };
         let inner = hidden.begin(rows, d_ff)?;
-        let [of_gate, of_up] = view(gate_up, rows, d_ff.saturating_mul(2)).split_columns([d_ff, d_ff]);
-        let (w_gate, w_up) = (self.read(&gate.weight)?, self.read(&expert.up.weight)?);
-        let factors = [product(gate, &w_gate, of_gate), product(&expert.up, &w_up, of_up)];
-        self.kernels.matmul_gated(self.team, self.phase, a, config.activation, factors, inner)?;
+        self.gated([gate, &expert.up], a, gate_up, inner)?;
         observer.done(i, Operation::GateUp);
         self.kernels.prepare(self.team, hidden, self.forms([&expert.down]))?;
         observer.done(i, Operation::Prepare);
