@@ -130,6 +130,7 @@ pub fn run(args: &PerplexityArgs) -> Result<()> {
     let mut options = args.session.session_options(&model)?;
     options.max_positions = plan.context;
     options.max_logits = feed::ROWS;
+    options.every_position = true;
     let pool = args.session.threads.pool(&mut options);
     say(&format!(
         "perplexity: calculating perplexity over {} chunks, n_ctx={}, batch_size={}, n_seq=1",

@@ -85,6 +85,7 @@ impl Engine {
                 strict: options.strict,
                 max_rows: batch,
                 max_logits,
+                every_position: options.every_position,
                 max_positions: options.max_positions,
                 threads: pool.threads(),
             },

@@ -396,6 +396,7 @@ impl Pass<'_> {
         config: &ModelConfig,
     ) -> Result<(), RunError> {
         let n_layers = config.n_layers;
+        let phase = scratch.logits_phase(self.phase);
         let s = scratch.parts();
         let (x, mut last, mut logits) = (s.x.as_ref(), s.block_out, s.logits);
         let wanted = batch.rows.iter().enumerate().filter(|(_, row)| row.wants_logits);
@@ -407,13 +408,13 @@ impl Pass<'_> {
         }
         let last = last.as_ref().row_range(0..logits.rows());
         let unembedding = self.model.weights().unembedding();
-        let forms = self.numerics.forms(self.phase, unembedding);
+        let forms = self.numerics.forms(phase, unembedding);
         self.norm(&self.model.weights().output_norm, last, s.activations, forms)?;
         observer.done(n_layers, Operation::Norm);
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let view = self.read(unembedding)?;
         let out = logits.reborrow();
-        self.kernels.matmul(self.team, self.phase, s.activations, &view, Epilogue::default(), out)?;
+        self.kernels.matmul(self.team, phase, s.activations, &view, Epilogue::default(), out)?;
         if let Some(cap) = config.logit_soft_cap {
             self.kernels.softcap(self.team, cap, logits.reborrow())?;
         }

@@ -117,6 +117,7 @@ impl Look {
         options.numerics = self.numerics;
         options.batch = batch;
         options.max_logits = max_logits;
+        options.every_position = max_logits > 1;
         Session::new(Arc::clone(&self.model), Arc::clone(&self.pool), options)
     }
 

@@ -24,6 +24,8 @@ pub struct ScratchOptions {
     pub max_rows: usize,
     /// Rows with logits at most.
     pub max_logits: usize,
+    /// Logits of a prompt's rows as its other products, and not in decode's order.
+    pub every_position: bool,
     /// Positions of a sequence at most.
     pub max_positions: usize,
     /// Threads at most.
@@ -68,6 +70,7 @@ pub struct Scratch {
     pub(crate) strict: bool,
     max_rows: usize,
     max_logits: usize,
+    every_position: bool,
     max_positions: usize,
     rows: usize,
     n_logits: usize,
@@ -167,8 +170,8 @@ impl Scratch {
     /// [`RunError::Option`] if the batch is empty, [`RunError::Kernel`] for buffers that there is no memory for.
     pub fn new(model: &Model, options: ScratchOptions) -> Result<Self, RunError> {
         let config = model.config();
-        let ScratchOptions { kernels, numerics, strict, max_rows, max_logits, max_positions, threads } =
-            options;
+        let ScratchOptions { kernels, numerics, strict, max_rows, max_logits, .. } = options;
+        let ScratchOptions { every_position, max_positions, threads, .. } = options;
         if max_rows == 0 {
             let (found, allowed) = (max_rows.to_string(), "1 or more");
             return Err(RunError::Option { name: "batch size", found, allowed });
@@ -202,6 +205,7 @@ impl Scratch {
             strict,
             max_rows,
             max_logits,
+            every_position,
             max_positions,
             rows: 0,
             n_logits: 0,
@@ -223,6 +227,11 @@ impl Scratch {
             cache_rows: room("the rows of a batch", max_rows)?,
             experts: ExpertScratch::new(config, max_rows, forms)?,
         })
+    }
+
+    /// In which order the logits of a pass are summed.
+    pub(crate) fn logits_phase(&self, pass: Phase) -> Phase {
+        if self.strict || self.every_position { pass } else { Phase::Decode }
     }
 
     /// Checks a batch and sets the buffers' extents for it.

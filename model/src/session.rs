@@ -29,6 +29,9 @@ pub struct SessionOptions {
     pub batch: usize,
     /// Rows of logits that one call can give.
     pub max_logits: usize,
+    /// Logits are wanted of every position of a prompt and not of its end alone: they are computed as the prompt's other
+    /// products are, and not as generation does it, which for one row is several times as fast.
+    pub every_position: bool,
     /// The cache's element type; `None` for the one that goes with the numerics.
     pub cache_type: Option<CacheType>,
     /// Keeps what sliding windows have left behind: more memory, but [`Session::truncate`] works anywhere.
@@ -49,6 +52,7 @@ impl SessionOptions {
             max_positions,
             batch: 512,
             max_logits: 1,
+            every_position: false,
             cache_type: None,
             keep_all: false,
             prompt_threads: None,

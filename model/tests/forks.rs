@@ -44,6 +44,7 @@ fn forks(phase: Phase, numerics: Numerics, count: usize) -> (usize, usize) {
         strict: false,
         max_rows: 16,
         max_logits: 1,
+        every_position: false,
         max_positions: 64,
         threads: 2,
     };

@@ -85,8 +85,8 @@ fn layers_with_a_window_keep_only_it_and_compute_the_same_bits() {
 fn a_text_is_taken_back_as_far_as_the_windows_reach_and_read_again_beyond() {
     let model = fixture("gemma3");
     let ids = tokens(&model, 300);
-    let fresh = |ids: &[u32]| bits(session(&model, options(300)).prefill(ids).unwrap());
     let strict = SessionOptions { strict: true, ..options(300) };
+    let fresh = |ids: &[u32]| bits(session(&model, strict).prefill(ids).unwrap());
     let mut it = session(&model, SessionOptions { batch: 50, ..strict });
     it.prefill(&ids).unwrap();
     // The last batch began at 250 and needed 243 on, so the page from 192 on is there: the window of a token at 199.

@@ -60,6 +60,7 @@ pub fn session(
     let mut options = SessionOptions::new(kernels, max_positions);
     options.numerics = numerics;
     options.max_logits = max_logits;
+    options.every_position = max_logits > 1;
     Session::new(model.clone(), pool(), options).unwrap()
 }
 
