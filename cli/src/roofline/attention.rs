@@ -1,7 +1,6 @@
 //! Attention: prompts, whose keys and values are in the caches, and single rows over a cache that comes from memory.
 
 use super::case::{Case, Group, Operand, Row, Setting, copies, count};
-use crate::limits::Access;
 use crate::work::Work;
 use anyhow::Result;
 use gable_kernels::attention::{
@@ -107,13 +106,7 @@ impl Problem {
             let out = MatMut::from_rows(&mut out[..], q_dim);
             kernels.attention(team, input, &params, out, &mut scratch, None)
         };
-        Ok(Case {
-            work,
-            access: Access::Read,
-            working_set: layer_bytes.saturating_mul(n_layers).saturating_add(few),
-            rotates,
-            run: Box::new(run),
-        })
+        Ok(Case::reading(work, [layer_bytes, n_layers, few], run))
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::case::{Case, Group, Operand, Row, Setting, copies, count};
 use crate::bench::random_weights;
-use crate::limits::{Access, scrap};
+use crate::limits::scrap;
 use crate::statistics::Random;
 use crate::work::Work;
 use anyhow::{Context, Result};
@@ -95,12 +95,6 @@ impl Problem {
             let out = MatMut::from_rows(&mut out[..], n);
             kernels.matmul(team, phase, &x, &weights, Epilogue::default(), out)
         };
-        Ok(Case {
-            work,
-            access: Access::Read,
-            working_set: weights.saturating_mul(turns).saturating_add(few),
-            rotates,
-            run: Box::new(run),
-        })
+        Ok(Case::reading(work, [weights, turns, few], run))
     }
 }

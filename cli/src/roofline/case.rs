@@ -65,6 +65,23 @@ pub struct Case {
     pub run: Run,
 }
 
+impl Case {
+    /// Reads `turns` operands of `bytes` in turn, which no cache holds if they are more than one, and `few` bytes beside.
+    pub fn reading(
+        work: Work,
+        [bytes, turns, few]: [usize; 3],
+        run: impl FnMut(&Team<'_>) -> Result<(), KernelError> + 'static,
+    ) -> Case {
+        Case {
+            work,
+            access: Access::Read,
+            working_set: bytes.saturating_mul(turns).saturating_add(few),
+            rotates: turns > 1,
+            run: Box::new(run),
+        }
+    }
+}
+
 /// Makes a case.
 type Make = Box<dyn Fn(&Setting) -> Result<Case>>;
 
@@ -106,7 +123,7 @@ impl Row {
     }
 }
 
-/// How many operands of `bytes` no cache holds, not even a good part of them.
+/// How many operands of `bytes` no cache holds, not even a good part of them; two at least.
 pub fn copies(setting: &Setting, bytes: usize) -> usize {
     setting.sizes.beyond().div_ceil(bytes.max(1)).saturating_add(1)
 }

@@ -1,7 +1,7 @@
 //! Dense products: squares with weights packed beforehand, and few rows with weights that come from memory.
 
 use super::case::{Case, Group, Operand, Row, Setting, copies, count};
-use crate::limits::{Access, scrap};
+use crate::limits::scrap;
 use crate::work::Work;
 use anyhow::Result;
 use gable_kernels::dense::{DenseScratch, Element, PackedWeights, Rhs, Store};
@@ -168,11 +168,5 @@ where
         let (a, out) = (MatRef::from_rows(&a, k), MatMut::from_rows(&mut c[..], n));
         kernels.gemm::<T, T>(team, a, rhs, &Store::default(), out, &mut scratch)
     };
-    Ok(Case {
-        work,
-        access: Access::Read,
-        working_set: weights.saturating_mul(turns).saturating_add(few),
-        rotates,
-        run: Box::new(run),
-    })
+    Ok(Case::reading(work, [weights, turns, few], run))
 }
