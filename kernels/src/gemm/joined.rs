@@ -3,6 +3,7 @@
 //! A decoded token's products are short, so that what it costs to hand their parts out and to collect them shows. Here the
 //! rows of several weight matrices are cut as one list; a part may hold the end of one and the beginning of the next.
 
+use super::prompt::MAX_CELL_NR;
 use super::{Epilogue, Job, MatmulPlan, PART_UNIT, Path, Phase};
 use crate::activation::Activation;
 use crate::error::KernelError;
@@ -12,9 +13,6 @@ use crate::pool::Team;
 use crate::quant::{Activations, QuantWeights};
 use crate::rowwise::require;
 use std::ops::Range;
-
-/// Columns of the widest panel.
-const MAX_NR: usize = 64;
 
 /// One of several products: arguments of [`Kernels::matmul`].
 #[derive(Debug)]
@@ -224,7 +222,7 @@ impl Kernels {
 
     /// How many numbers of scratch memory [`Kernels::matmul_gated`] needs at most for `rows` rows of `cols` columns.
     pub fn gated_scratch(self, rows: usize, cols: usize, threads: usize) -> usize {
-        let width = cols.saturating_add(threads.saturating_mul(PART_UNIT.max(MAX_NR)));
+        let width = cols.saturating_add(threads.saturating_mul(PART_UNIT.max(MAX_CELL_NR)));
         rows.saturating_mul(2).saturating_mul(width)
     }
 }

@@ -27,7 +27,7 @@ const CHUNK_CELLS: usize = 256;
 /// cache holds beside the rows of x.
 const CHUNK_VALUES: usize = 640;
 /// The widest panels of any table.
-const MAX_CELL_NR: usize = 64;
+pub(super) const MAX_CELL_NR: usize = 64;
 const MAX_INT8_NR: usize = 32;
 
 /// Leaf: one part of a matmul in prompt order, with tiles of `MR x NV` (floats) and `QMR x QNV` (int8).
