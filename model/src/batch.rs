@@ -6,8 +6,10 @@
 //!
 //! A row's bits depend on its own sequence only, and prompts are read one by one, so what is generated for a request
 //! does not depend on how many others there are, nor on which. A prompt that begins as another one that is in the cache
-//! shares that one's pages: what a position's keys and values are does not depend on how a prompt was cut either. What was
-//! generated is not shared, since tokens are summed in another order than prompts are.
+//! shares that one's pages: what a position's keys and values are does not depend on how a prompt was cut either.
+//!
+//! All passes are summed in the order of prompts, as if [`SessionOptions::strict`] had been set: panels of weights are
+//! unpacked once for all sequences. So `fast` means here what it means for prompts, one term of int8 activations.
 
 use crate::RunError;
 use crate::engine::Engine;
@@ -103,6 +105,7 @@ impl BatchDecoder {
             let (found, allowed) = (sequences.to_string(), "1 or more");
             return Err(RunError::Option { name: "number of sequences", found, allowed });
         }
+        let options = SessionOptions { strict: true, ..options };
         // One more for a prompt that is kept.
         let engine = Engine::new(model, pool, options, sequences.saturating_add(1))?;
         Ok(BatchDecoder { engine, sequences, live: Vec::new(), kept: None })

@@ -21,6 +21,7 @@
 mod decode;
 mod joined;
 pub(crate) mod microkernel;
+mod panel;
 mod prompt;
 
 use crate::error::KernelError;

@@ -11,24 +11,21 @@
 #![allow(unsafe_code)]
 
 use super::microkernel::{
-    self, Cell, CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
+    self, Cell, CellPanel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
 };
+use super::panel::{CHUNK_VALUES, MAX_INT8_NR, Panel};
 use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::mutant::mutant;
-use crate::quant::blocks::{self, Block, CHUNK_SUBS, SPAN, STEP};
+use crate::quant::blocks::{self, Block, SPAN};
 use crate::quant::{Format, Groups, dequantize_row};
 use crate::simd::{LANES, Simd};
 use std::ops::Range;
 
 /// Cells of k per unpacked chunk, floats.
 const CHUNK_CELLS: usize = 256;
-/// Values of k per unpacked chunk at most, int8: with 32 weight rows, scales and minima 25 KiB, which the first-level
-/// cache holds beside the rows of x.
-const CHUNK_VALUES: usize = 640;
 /// The widest panels of any table.
 pub(super) const MAX_CELL_NR: usize = 64;
-const MAX_INT8_NR: usize = 32;
 
 /// Leaf: one part of a matmul in prompt order, with tiles of `MR x NV` (floats) and `QMR x QNV` (int8).
 #[inline(always)]
@@ -138,6 +135,15 @@ fn scatter(copy: &Copy, out: &mut MatMut<'_>, rows: &[u32], cols: Range<usize>, 
     }
 }
 
+/// Room to unpack a chunk of a panel of cells. All vectors are whole cache lines.
+#[repr(C, align(64))]
+struct Room {
+    /// `[cells][NR]`
+    panel: [u32; CHUNK_CELLS * MAX_CELL_NR],
+    /// Sixteen weight rows.
+    rows: [[u32; CHUNK_CELLS]; LANES],
+}
+
 /// Float weights (or blocks in `exact` numerics): panels of f32, or of bf16 pairs.
 #[inline(always)]
 fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize>(
@@ -151,7 +157,7 @@ fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize
     let mr = if BF16 && !S::HAS_BF16 { MR.min(4) } else { MR };
     let (n, k) = (job.weights.rows(), job.x.k());
     let per_cell = if BF16 { 2 } else { 1 };
-    let mut panel = [0_u32; CHUNK_CELLS * MAX_CELL_NR];
+    let mut room = Room { panel: [0; CHUNK_CELLS * MAX_CELL_NR], rows: [[0; CHUNK_CELLS]; LANES] };
     let mut copy: Copy = [0.0; MAX_MR * MAX_CELL_NR];
     for first in (0..n).step_by(nr) {
         let cols = first..(first + nr).min(n);
@@ -159,8 +165,8 @@ fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize
         for from in (0..k).step_by(CHUNK_CELLS * per_cell) {
             let start = (from == 0 && !start.continues).then_some(&start);
             let to = (from + CHUNK_CELLS * per_cell).min(k);
-            unpack_cells::<S, BF16>(s, job, first, nr, from, to, &mut panel);
-            let panel = CellPanel { cells: panel.as_ptr().cast(), len: (to - from).div_ceil(per_cell) };
+            unpack_cells::<S, BF16>(s, job, first, nr, from, to, &mut room);
+            let panel = CellPanel { cells: room.panel.as_ptr().cast(), len: (to - from).div_ceil(per_cell) };
             for row in (0..out.rows()).step_by(mr) {
                 let rows = row..(row + mr).min(out.rows());
                 let (a, stride): (*const u32, usize) = if BF16 {
@@ -180,7 +186,7 @@ fn cells<S: Simd, C: Cell<S>, const BF16: bool, const MR: usize, const NV: usize
     }
 }
 
-/// Fills `panel[cell][j]` with the cells of weight rows `first..first + nr`, zeros beyond the last row.
+/// Fills `panel[cell][j]` with the cells of weight rows `first..first + nr`; beyond the last row stands what was there.
 #[inline(always)]
 fn unpack_cells<S: Simd, const BF16: bool>(
     s: S,
@@ -189,13 +195,12 @@ fn unpack_cells<S: Simd, const BF16: bool>(
     nr: usize,
     from: usize,
     to: usize,
-    panel: &mut [u32; CHUNK_CELLS * MAX_CELL_NR],
+    Room { panel, rows }: &mut Room,
 ) {
     let weights = &job.weights;
     let per_cell = if BF16 { 2 } else { 1 };
     let cells = (to - from).div_ceil(per_cell);
     for group in (0..nr).step_by(LANES) {
-        let mut rows = [[0_u32; CHUNK_CELLS]; LANES];
         for (i, cells) in rows.iter_mut().enumerate() {
             let row = first + group + i;
             if row >= weights.rows() {
@@ -258,24 +263,16 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
             let first_chunk = from == 0 || mutant("every chunk of k starts anew");
             let start = (first_chunk && !start.continues).then_some(&start);
             let to = (from + chunk).min(k);
-            panel.unpack::<S, B>(s, job, first, nr, from, to);
-            let view = Int8Panel {
-                cells: panel.cells.as_ptr(),
-                scale: panel.scale.as_ptr(),
-                min: panel.min.as_ptr(),
-                subs: (to - from) / B::SUB,
-                cells_per_half: std::hint::black_box(4),
-                offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },
-            };
+            panel.unpack::<S, B>(s, &job.weights, (first, nr), from..to);
+            let view = panel.view::<B>(to - from);
             // All rows, then the second terms: these lie together, the rows that they are added to need not.
             let (rows, remainders) = (out.rows(), job.x.remainders());
             let tiles = rows.div_ceil(MR);
             for i in 0..tiles + remainders.len().div_ceil(MR) {
-                let second =
-                    (i >= tiles).then(|| (i - tiles) * MR..((i - tiles + 1) * MR).min(remainders.len()));
+                let second = (i >= tiles).then(|| tile_rows(i - tiles, remainders.len(), MR));
                 let (n, a, c) = match &second {
                     None => {
-                        let rows = i * MR..((i + 1) * MR).min(rows);
+                        let rows = tile_rows(i, rows, MR);
                         let a = int8_rows(job, groups, rows.start, from, B::SUB);
                         (rows.len(), a, open(&mut copy, out, rows, cols.clone(), nr, start))
                     }
@@ -294,12 +291,20 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                     unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
                 });
                 match second {
-                    None => close(&copy, out, i * MR..i * MR + n, cols.clone(), nr),
+                    None => close(&copy, out, tile_rows(i, rows, MR), cols.clone(), nr),
                     Some(second) => scatter(&copy, out, &remainders[second], cols.clone(), nr),
                 }
             }
         }
     }
+}
+
+/// Which of `rows` rows tile `i` has, of as few tiles of up to `mr` rows as there can be: as many as any other, or one
+/// less, since a tile of few rows waits for its sums.
+#[inline(always)]
+fn tile_rows(i: usize, rows: usize, mr: usize) -> Range<usize> {
+    let tiles = rows.div_ceil(mr);
+    i * rows / tiles..(i + 1) * rows / tiles
 }
 
 /// Values of k per chunk: all of them where they fit, else whole spans of the activations.
@@ -316,87 +321,5 @@ fn int8_rows(job: &Job<'_>, groups: &Groups, row: usize, from: usize, sub: usize
         factors: groups.factors[2 * (row * groups.stride + from / sub)..].as_ptr(),
         sum: groups.sum[row * groups.stride + from / sub..].as_ptr(),
         group_stride: groups.stride,
-    }
-}
-
-/// An unpacked chunk of a panel: its cells, and its sub-blocks' scales and minima.
-struct Panel {
-    cells: [u8; CHUNK_VALUES * MAX_INT8_NR],
-    scale: [f32; CHUNK_VALUES / 16 * MAX_INT8_NR],
-    min: [f32; CHUNK_VALUES / 16 * MAX_INT8_NR],
-}
-
-impl Panel {
-    #[inline(always)]
-    fn new() -> Self {
-        let scales = [0.0; CHUNK_VALUES / 16 * MAX_INT8_NR];
-        Panel { cells: [0; CHUNK_VALUES * MAX_INT8_NR], scale: scales, min: scales }
-    }
-
-    /// Unpacks the values `from..to` of weight rows `first..first + nr`; rows beyond the last get zero scales.
-    #[inline(always)]
-    fn unpack<S: Simd, B: Block>(
-        &mut self,
-        s: S,
-        job: &Job<'_>,
-        first: usize,
-        nr: usize,
-        from: usize,
-        to: usize,
-    ) {
-        let weights = &job.weights;
-        let unsigned = s.splat_cell(if B::SIGNED && S::DOT_U8_MAX == 255 { 0x8080_8080 } else { 0 });
-        for group in (0..nr).step_by(LANES) {
-            for sub in (from / B::SUB..to / B::SUB).step_by(CHUNK_SUBS) {
-                let n = (to / B::SUB - sub).min(CHUNK_SUBS);
-                let mut scale = [[0.0_f32; CHUNK_SUBS]; LANES];
-                let mut min = [[0.0_f32; CHUNK_SUBS]; LANES];
-                for i in 0..LANES.min(weights.rows().saturating_sub(first + group)) {
-                    // SAFETY: sub-blocks sub..sub + n are of the row; the arrays hold 16 each.
-                    unsafe {
-                        let w = B::scales(s, weights.row(first + group + i).as_ptr(), sub, n);
-                        s.store(scale[i].as_mut_ptr(), w.scale);
-                        s.store(min[i].as_mut_ptr(), w.min);
-                    }
-                }
-                let at = (sub - from / B::SUB) * nr + group;
-                // SAFETY: 16 x 16 scales go to 16 rows of `nr`, of which the chunk has room for 40.
-                unsafe {
-                    s.transpose(
-                        scale.as_ptr().cast(),
-                        CHUNK_SUBS,
-                        self.scale.as_mut_ptr().add(at).cast(),
-                        nr,
-                    );
-                    if B::HAS_MIN {
-                        s.transpose(
-                            min.as_ptr().cast(),
-                            CHUNK_SUBS,
-                            self.min.as_mut_ptr().add(at).cast(),
-                            nr,
-                        );
-                    }
-                }
-            }
-            for value in (from..to).step_by(STEP) {
-                let mut rows = [[0_u8; STEP]; LANES];
-                for (i, bytes) in rows.iter_mut().enumerate() {
-                    let row = first + group + i;
-                    if row >= weights.rows() {
-                        break;
-                    }
-                    // SAFETY: 64 values (32 in the last step of an odd number of blocks) from `value` are of the row.
-                    unsafe {
-                        let q = B::bytes(s, weights.row(row).as_ptr(), value, value + 32 >= to);
-                        s.store_bytes(bytes.as_mut_ptr(), s.xor(q, unsigned));
-                    }
-                }
-                // SAFETY: 16 x 16 cells go to 16 rows of `nr` cells inside the chunk's 160.
-                unsafe {
-                    let dst = self.cells.as_mut_ptr().cast::<u32>().add((value - from) / 4 * nr + group);
-                    s.transpose(rows.as_ptr().cast(), LANES, dst, nr);
-                }
-            }
-        }
     }
 }

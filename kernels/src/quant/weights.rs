@@ -70,6 +70,12 @@ impl<'a> QuantWeights<'a> {
         self.cols
     }
 
+    /// Bytes from one row to the next.
+    #[inline(always)]
+    pub(crate) fn row_stride(&self) -> usize {
+        self.row_stride
+    }
+
     /// The bytes of row `i`.
     ///
     /// # Panics

@@ -277,9 +277,9 @@ pub(crate) unsafe trait Simd: Copy {
     /// In every quarter, transposes the 4 x 4 cells that the four vectors have there.
     fn transpose_4x4(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];
 
-    /// Transposes 16 x 16 cells: `dst[j * dst_stride + i] = src[i * src_stride + j]`, strides in cells.
+    /// Transposes four columns of sixteen rows of cells: `dst[j * dst_stride + i] = src[i * src_stride + j]`, strides in cells.
     ///
-    /// Vector i takes four columns of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
+    /// Vector i takes the columns of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
     /// `transpose_4x4` vector j holds column j of all sixteen rows in order: the long way across quarters is left to
     /// the loads, which have nothing else to do.
     ///
@@ -289,23 +289,35 @@ pub(crate) unsafe trait Simd: Copy {
     /// ```
     ///
     /// # Safety
-    /// Rows `0..16` of both sides must be readable, respectively writable, for 16 cells each.
+    /// Sixteen rows of four cells must be readable, four rows of sixteen cells writable.
+    #[inline(always)]
+    unsafe fn transpose_columns(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
+        let mut rows = [self.splat_cell(0); 4];
+        // SAFETY: rows below 16 and columns below 4, within what the caller promised.
+        unsafe {
+            for i in 0..4 {
+                let p = src.add(i * src_stride).cast::<u8>();
+                let next = 16 * src_stride;
+                rows[i] = self.load_quarters([p, p.add(next), p.add(2 * next), p.add(3 * next)]);
+            }
+            let columns = self.transpose_4x4(rows);
+            for j in 0..4 {
+                self.store_bytes(dst.add(j * dst_stride).cast(), columns[j]);
+            }
+        }
+    }
+
+    /// The same with sixteen columns.
+    ///
+    /// # Safety
+    /// Sixteen rows of sixteen cells must be readable on one side and writable on the other.
     #[inline(always)]
     unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
         for column in (0..LANES).step_by(4) {
-            let mut rows = [self.splat_cell(0); 4];
-            // SAFETY: rows and columns are below 16, within what the caller promised.
+            // SAFETY: four of the sixteen columns.
             unsafe {
-                for i in 0..4 {
-                    let p = src.add(i * src_stride + column).cast::<u8>();
-                    let next = 16 * src_stride;
-                    rows[i] = self.load_quarters([p, p.add(next), p.add(2 * next), p.add(3 * next)]);
-                }
-                let columns = self.transpose_4x4(rows);
-                for j in 0..4 {
-                    self.store_bytes(dst.add((column + j) * dst_stride).cast(), columns[j]);
-                }
-            }
+                self.transpose_columns(src.add(column), src_stride, dst.add(column * dst_stride), dst_stride)
+            };
         }
     }
 }
