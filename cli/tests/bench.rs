@@ -198,6 +198,7 @@ fn a_sweep_has_a_row_per_value_and_a_panel_per_test() {
     assert_eq!(cells[2..].iter().map(|c| c[1]).collect::<Vec<_>>(), ["0", "4", "8"]);
     let svg = std::fs::read_to_string(picture.path()).unwrap();
     assert!(svg.contains("<svg") && svg.contains("pp8") && svg.contains("tg2") && svg.contains("depth"));
+    assert!(svg.contains("ms/token"), "against depth, time");
     assert_eq!(svg.matches("<circle").count(), 6);
     let threads = stdout(&[&args[..], &["--by", "threads", "--values", "1,2", "-o", "csv"]].concat());
     assert_eq!(threads.lines().count(), 1 + 2 * 2);

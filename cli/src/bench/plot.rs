@@ -1,4 +1,4 @@
-//! A picture of speeds: one panel per test, medians with their intervals, as SVG.
+//! A picture of speeds or times: one panel per test, medians with their intervals, as SVG.
 
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
@@ -8,12 +8,14 @@ use plotters::prelude::*;
 pub struct Point {
     /// Depth, threads or batch.
     pub x: f64,
-    /// Median of tokens per second.
+    /// Median.
     pub y: f64,
     /// Its interval's lower end.
     pub low: f64,
     /// Its interval's upper end.
     pub high: f64,
+    /// What the machine allows, where that was measured.
+    pub limit: Option<f64>,
 }
 
 /// The values of one test.
@@ -28,11 +30,12 @@ pub struct Panel {
 const WIDTH: u32 = 720;
 const HEIGHT: u32 = 300;
 const LINE: RGBColor = RGBColor(0x1f, 0x77, 0xb4);
+const LIMIT: RGBColor = RGBColor(0x88, 0x88, 0x88);
 
-/// The panels under one another, each with an axis of its own from 0.
+/// The panels under one another, each with an axis of its own from 0; the machine's limit is a grey line.
 ///
 /// With `doubling`, x is drawn by its logarithm: from one mark to the next it doubles.
-pub fn svg(title: &str, x_name: &str, panels: &[Panel], doubling: bool) -> Result<String> {
+pub fn svg(title: &str, [x_name, y_name]: [&str; 2], panels: &[Panel], doubling: bool) -> Result<String> {
     let n = u32::try_from(panels.len()).unwrap_or(1).clamp(1, 64);
     let mut text = String::new();
     {
@@ -43,7 +46,7 @@ pub fn svg(title: &str, x_name: &str, panels: &[Panel], doubling: bool) -> Resul
         let root = root.titled(title, ("sans-serif", 18)).map_err(|e| failed(&e))?;
         let areas = root.split_evenly((usize::try_from(n).unwrap_or(1), 1));
         for (area, panel) in areas.iter().zip(panels) {
-            draw(area, panel, x_name, doubling).map_err(|e| failed(&e))?;
+            draw(area, panel, [x_name, y_name], doubling).map_err(|e| failed(&e))?;
         }
         root.present().map_err(|e| failed(&e))?;
     }
@@ -55,7 +58,7 @@ type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
 fn draw(
     area: &Area<'_>,
     panel: &Panel,
-    x_name: &str,
+    [x_name, y_name]: [&str; 2],
     doubling: bool,
 ) -> Result<(), Box<dyn std::error::Error>> {
     let at = |p: &Point| if doubling { p.x.log2() } else { p.x };
@@ -81,12 +84,14 @@ fn draw(
     chart
         .configure_mesh()
         .x_desc(x_name)
-        .y_desc("tokens/s")
+        .y_desc(y_name)
         .x_label_formatter(&|x| mark(*x))
         .y_label_formatter(&|y| if top < 10.0 { format!("{y:.1}") } else { format!("{y:.0}") })
         .light_line_style(WHITE.mix(0.0))
         .bold_line_style(BLACK.mix(0.12))
         .draw()?;
+    let limits = panel.points.iter().filter_map(|p| Some((at(p), p.limit?)));
+    chart.draw_series(LineSeries::new(limits, LIMIT.stroke_width(2)))?;
     let points = || panel.points.iter().map(|p| (at(p), p.y));
     chart.draw_series(LineSeries::new(points(), LINE.stroke_width(2)))?;
     chart.draw_series(points().map(|at| Circle::new(at, 3, LINE.filled())))?;

@@ -29,7 +29,8 @@ pub struct SweepArgs {
     /// Its values, as a list or range [default: depth 0,512,1024,2048,4096; threads 1 to all cores; batch 1-512*2]
     #[arg(long, value_name = "LIST")]
     values: Vec<String>,
-    /// Draws the medians and their 95 % intervals
+    /// Draws the medians and their 95 % intervals: tokens/s, against depth ms per token; with --roofline, the
+    /// machine's limit beside them
     #[arg(long, value_name = "FILE")]
     svg: Option<PathBuf>,
     #[command(flatten)]
@@ -170,14 +171,23 @@ fn picture(by: By, records: &[Record]) -> Result<String> {
     let panel = |name: String| {
         let rows = records.iter().filter(|r| series(r, by) == name);
         let points = rows.map(|r| {
-            let speeds = r.speeds();
-            let (low, high) = median_interval(&speeds);
-            Point { x: by.of(r) as f64, y: median(&speeds), low, high }
+            let (x, speeds) = (by.of(r) as f64, r.speeds());
+            let (y, (low, high)) = (median(&speeds), median_interval(&speeds));
+            let limit = r.percent_of_limit().map(|percent| y / percent * 100.0);
+            let speed = Point { x, y, low, high, limit };
+            if by == By::Depth { time_per_token(speed) } else { speed }
         });
         Panel { points: points.collect(), title: name }
     };
     let panels: Vec<Panel> = all_series(by, records).into_iter().map(panel).collect();
     let title =
         records.first().map_or_else(String::new, |r| format!("{}, isa {}", r.about.kind, r.about.isa));
-    svg(&title, by.name(), &panels, by == By::Batch)
+    let y_name = if by == By::Depth { "ms/token" } else { "tokens/s" };
+    svg(&title, [by.name(), y_name], &panels, by == By::Batch)
+}
+
+/// What a token takes in milliseconds: it grows with depth by the bytes that are read more, in a straight line.
+fn time_per_token(Point { x, y, low, high, limit }: Point) -> Point {
+    let ms = |speed: f64| 1000.0 / speed;
+    Point { x, y: ms(y), low: ms(high), high: ms(low), limit: limit.map(ms) }
 }
