@@ -40,7 +40,7 @@ pub enum Format {
     /// 256 values in 8 sub-blocks of 32: f16 `d`, 6-bit scales around 32, 4-bit `q`; `w = d s t[q]`.
     IQ4_XS,
     /// 32 values: f16 `d`, 8-bit zero point `z`, 4-bit `q`; `w = d (q - z)`. Not a type of GGUF: what group-wise weights
-    /// of AWQ, GPTQ and ONNX files become.
+    /// of AWQ, GPTQ and ONNX files become (see [`int4`](crate::quant::int4)).
     INT4,
 }
 
