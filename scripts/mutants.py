@@ -21,7 +21,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 # Where a fault is likely to be found first.
-TESTS = ["dequant", "fused", "rowwise", "matmul", "attention"]
+TESTS = ["dequant", "int4", "fused", "rowwise", "matmul", "attention"]
 LIMIT = 300  # seconds per program: a fault may also hang
 
 

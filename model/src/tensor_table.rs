@@ -190,7 +190,7 @@ pub(crate) fn check_place(tensor: &TensorInfo, len: usize) -> Result<(), LoadErr
 
 /// The error for a tensor whose element type has no kernel.
 pub(crate) fn unsupported_format(name: &str, found: &str) -> LoadError {
-    let supported: Vec<&str> = Format::ALL.iter().map(|f| f.name()).collect();
+    let supported: Vec<&str> = Format::all_of_gguf().map(Format::name).collect();
     let reason = format!("type {found} is not supported; supported: {}", supported.join(", "));
     LoadError::Tensor { name: name.to_string(), reason }
 }

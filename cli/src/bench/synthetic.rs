@@ -143,8 +143,8 @@ pub fn open(name: &str, access: AccessArgs) -> Result<(Arc<Model>, String)> {
         let known = names(SHAPES.iter().map(|s| s.name).collect());
         return Err(usage(format!("{name}: no shape {shape:?}; there are {known}")));
     };
-    let Some(&format) = Format::ALL.iter().find(|f| f.name().eq_ignore_ascii_case(format)) else {
-        let known = names(Format::ALL.iter().map(|f| f.name()).collect());
+    let Some(format) = Format::all_of_gguf().find(|f| f.name().eq_ignore_ascii_case(format)) else {
+        let known = names(Format::all_of_gguf().map(Format::name).collect());
         return Err(usage(format!("{name}: no type {format:?}; there are {known}")));
     };
     static MADE: AtomicUsize = AtomicUsize::new(0);
@@ -281,7 +281,7 @@ mod unit {
 
     #[test]
     fn weights_of_every_type_are_finite_and_neither_zero_nor_denormal() {
-        for format in Format::ALL {
+        for format in Format::all_of_gguf() {
             let bytes = weights(format, false, format.row_bytes(512).unwrap(), &mut Random::new());
             let row =
                 gable_kernels::quant::QuantWeights::from_bytes(format, 1, 512, bytes.len(), &bytes).unwrap();

@@ -52,6 +52,7 @@ pub(crate) fn prompt<S: Simd, const MR: usize, const NV: usize, const QMR: usize
         (Path::Int8, Format::Q3_K) => int8::<S, blocks::Q3_K, QMR, QNV>(s, job, out),
         (Path::Int8, Format::IQ4_NL) => int8::<S, blocks::IQ4_NL, QMR, QNV>(s, job, out),
         (Path::Int8, Format::IQ4_XS) => int8::<S, blocks::IQ4_XS, QMR, QNV>(s, job, out),
+        (Path::Int8, Format::INT4) => int8::<S, blocks::INT4, QMR, QNV>(s, job, out),
         (Path::Bf16, _) => cells::<S, microkernel::Bf16, true, MR, NV>(s, job, out),
         (Path::F32 | Path::Int8, _) => cells::<S, microkernel::F32, false, MR, NV>(s, job, out),
     }

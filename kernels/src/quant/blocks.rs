@@ -16,17 +16,20 @@
 //! Q3_K   | 32 bytes of third bits | 64 bytes as in Q2_K | 12 bytes: 16 scales of 6 bits | d |      w = d s (q - 4)
 //! IQ4_NL | d | 16 bytes as in Q4_1 |                                                               w = d t[q]
 //! IQ4_XS | d | 16 bits, 4 bytes: 8 scales of 6 bits | 8 x 16 bytes as in Q4_1 |                    w = d s t[q]
+//! INT4   | d | z | 16 bytes as in Q4_1 |                                                           w = d (q - z)
 //! ```
 //!
 //! Q4_0 and Q5_0 are as Q4_1 and Q5_1 without `m`, with `w = d (q - 8)` and `w = d (q - 16)`.
 
 #![allow(unsafe_code)]
 
+mod int4;
 mod k_quants;
 mod legacy;
 mod low_bits;
 mod nonlinear;
 
+pub(crate) use int4::INT4;
 pub(crate) use k_quants::{Q4_K, Q5_K, Q6_K};
 pub(crate) use legacy::{Q4_0, Q4_1, Q5_0, Q5_1, Q8_0};
 pub(crate) use low_bits::{Q2_K, Q3_K};

@@ -39,11 +39,14 @@ pub enum Format {
     IQ4_NL,
     /// 256 values in 8 sub-blocks of 32: f16 `d`, 6-bit scales around 32, 4-bit `q`; `w = d s t[q]`.
     IQ4_XS,
+    /// 32 values: f16 `d`, 8-bit zero point `z`, 4-bit `q`; `w = d (q - z)`. Not a type of GGUF: what group-wise weights
+    /// of AWQ, GPTQ and ONNX files become (see [`int4`](crate::quant::int4)).
+    INT4,
 }
 
 impl Format {
     /// Every format that the kernels multiply with.
-    pub const ALL: [Format; 15] = [
+    pub const ALL: [Format; 16] = [
         Format::F32,
         Format::F16,
         Format::BF16,
@@ -59,6 +62,7 @@ impl Format {
         Format::Q6_K,
         Format::IQ4_NL,
         Format::IQ4_XS,
+        Format::INT4,
     ];
 
     /// What the 4-bit integers of [`Format::IQ4_NL`] and [`Format::IQ4_XS`] stand for: denser around zero, where most
@@ -68,12 +72,17 @@ impl Format {
 
     /// The format of a GGUF tensor type number, if it is one of ours.
     pub fn from_gguf_id(id: u32) -> Option<Format> {
-        Format::ALL.into_iter().find(|f| f.gguf_id() == id)
+        Format::all_of_gguf().find(|f| f.gguf_id() == Some(id))
     }
 
-    /// The GGUF tensor type number.
-    pub fn gguf_id(self) -> u32 {
-        match self {
+    /// Those of [`Format::ALL`] that GGUF files hold.
+    pub fn all_of_gguf() -> impl Iterator<Item = Format> {
+        Format::ALL.into_iter().filter(|f| f.gguf_id().is_some())
+    }
+
+    /// The GGUF tensor type number, if GGUF files hold the format.
+    pub fn gguf_id(self) -> Option<u32> {
+        Some(match self {
             Format::F32 => 0,
             Format::F16 => 1,
             Format::Q4_0 => 2,
@@ -89,7 +98,8 @@ impl Format {
             Format::IQ4_NL => 20,
             Format::IQ4_XS => 23,
             Format::BF16 => 30,
-        }
+            Format::INT4 => return None,
+        })
     }
 
     /// The name used in files and tables, e.g. `Q4_K`.
@@ -110,6 +120,7 @@ impl Format {
             Format::Q6_K => "Q6_K",
             Format::IQ4_NL => "IQ4_NL",
             Format::IQ4_XS => "IQ4_XS",
+            Format::INT4 => "INT4",
         }
     }
 
@@ -117,7 +128,8 @@ impl Format {
     pub fn block_len(self) -> usize {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => 1,
-            Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 | Format::IQ4_NL => 32,
+            Format::Q4_0 | Format::Q4_1 | Format::Q5_0 | Format::Q5_1 | Format::Q8_0 => 32,
+            Format::IQ4_NL | Format::INT4 => 32,
             Format::Q2_K | Format::Q3_K | Format::Q4_K | Format::Q5_K | Format::Q6_K | Format::IQ4_XS => 256,
         }
     }
@@ -139,6 +151,7 @@ impl Format {
             Format::Q6_K => 210,
             Format::IQ4_NL => 18,
             Format::IQ4_XS => 136,
+            Format::INT4 => 19,
         }
     }
 
@@ -146,7 +159,9 @@ impl Format {
     pub fn scale_offsets(self) -> &'static [usize] {
         match self {
             Format::F32 | Format::F16 | Format::BF16 => &[],
-            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS => &[0],
+            Format::Q4_0 | Format::Q5_0 | Format::Q8_0 | Format::IQ4_NL | Format::IQ4_XS | Format::INT4 => {
+                &[0]
+            }
             Format::Q4_1 | Format::Q5_1 | Format::Q4_K | Format::Q5_K => &[0, 2],
             Format::Q2_K => &[80, 82],
             Format::Q3_K => &[108],

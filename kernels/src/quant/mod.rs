@@ -5,6 +5,7 @@ pub(crate) mod blocks;
 mod format;
 mod forms;
 mod groups;
+pub mod int4;
 mod int8_row;
 mod prepare;
 mod quantize;

@@ -42,6 +42,7 @@ pub(crate) unsafe fn dequantize_row<S: Simd>(
             Format::Q3_K => blocks::<S, formats::Q3_K>(s, row, from, to, out),
             Format::IQ4_NL => blocks::<S, formats::IQ4_NL>(s, row, from, to, out),
             Format::IQ4_XS => blocks::<S, formats::IQ4_XS>(s, row, from, to, out),
+            Format::INT4 => blocks::<S, formats::INT4>(s, row, from, to, out),
         }
     }
 }

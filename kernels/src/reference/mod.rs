@@ -7,6 +7,7 @@
 
 pub mod attention;
 pub mod dense;
+pub mod int4;
 pub mod matmul;
 pub mod quant;
 pub mod rowwise;

@@ -110,6 +110,10 @@ pub fn block_values(format: Format, row: &[u8]) -> Vec<Value> {
                     let q = if l < 16 { byte & 15 } else { byte >> 4 };
                     Value { scale, q: i32::from(Format::NONLINEAR[usize::from(q)]), min: None }
                 }
+                Format::INT4 => {
+                    let (d, zero) = (f16_at(b, 0), f32::from(b[2]));
+                    Value { scale: d, q: i32::from(nibble(&b[3..])), min: Some(d * -zero) }
+                }
                 Format::F32 | Format::F16 | Format::BF16 => Value { scale: 1.0, q: 0, min: None },
             });
         }

@@ -167,12 +167,15 @@ impl GgufWriter {
     /// # Errors
     ///
     /// The name is empty, longer than 63 bytes or declared already; the shape has more than four dimensions,
-    /// overflows, or its rows are no whole number of blocks.
+    /// overflows, or its rows are no whole number of blocks; GGUF has no number for the format.
     pub fn declare(&mut self, name: &str, dims: &[u64], format: Format) -> Result<(), LoadError> {
         let refuse = |reason| LoadError::Tensor { name: name.to_string(), reason };
         if name.is_empty() || name.len() > 63 {
             return Err(refuse(format!("its name has {} bytes; allowed: 1 to 63", name.len())));
         }
+        let Some(type_id) = format.gguf_id() else {
+            return Err(refuse(format!("{format} is not a type of GGUF")));
+        };
         let n_bytes = Dims::new(dims).and_then(|dims| dims.n_bytes(format));
         let n_bytes =
             n_bytes.ok_or_else(|| refuse(format!("shape {dims:?} is not possible for {format}")))?;
@@ -187,7 +190,7 @@ impl GgufWriter {
         name.encode(&mut self.records);
         self.records.extend(u32::try_from(dims.len()).unwrap_or(0).to_le_bytes());
         dims.iter().for_each(|d| self.records.extend(d.to_le_bytes()));
-        self.records.extend(format.gguf_id().to_le_bytes());
+        self.records.extend(type_id.to_le_bytes());
         self.records.extend(length(self.next_offset));
         self.tensors.push((name.to_string(), n_bytes));
         self.next_offset = next;

@@ -34,6 +34,7 @@ pub(crate) fn decode<S: Simd>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
         (Path::Int8, Format::Q3_K) => products::<S, Int8<formats::Q3_K>>(s, job, out),
         (Path::Int8, Format::IQ4_NL) => products::<S, Int8<formats::IQ4_NL>>(s, job, out),
         (Path::Int8, Format::IQ4_XS) => products::<S, Int8<formats::IQ4_XS>>(s, job, out),
+        (Path::Int8, Format::INT4) => products::<S, Int8<formats::INT4>>(s, job, out),
         (Path::Bf16, _) => products::<S, Pairs>(s, job, out),
         (Path::F32 | Path::Int8, Format::F32) => products::<S, F32>(s, job, out),
         (Path::F32 | Path::Int8, Format::F16) => products::<S, F16>(s, job, out),

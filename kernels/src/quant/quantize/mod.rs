@@ -26,7 +26,7 @@ const F16_TINY: f32 = 5.960_464_5e-8;
 impl Format {
     /// Whether [`quantize_weights`] writes this format.
     pub fn can_quantize(self) -> bool {
-        !matches!(self, Format::Q2_K | Format::Q3_K | Format::IQ4_NL | Format::IQ4_XS)
+        !matches!(self, Format::Q2_K | Format::Q3_K | Format::IQ4_NL | Format::IQ4_XS | Format::INT4)
     }
 }
 
@@ -87,7 +87,7 @@ pub fn quantize_weights(
             let weights = importance.map_or_else(|| vec![1.0; x.len()], weights);
             k_quants::row(format, x, &weights, out);
         }
-        Format::Q2_K | Format::Q3_K | Format::IQ4_NL | Format::IQ4_XS => {
+        Format::Q2_K | Format::Q3_K | Format::IQ4_NL | Format::IQ4_XS | Format::INT4 => {
             let allowed = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
             return Err(KernelError::Value { op: OP, what: "format", found: format.to_string(), allowed });
         }
