@@ -26,7 +26,7 @@ pub mod rope;
 mod rowwise;
 pub mod selfcheck;
 mod simd;
-mod softmax;
+pub mod softmax;
 mod table;
 
 pub use attention::{AttentionParams, AttentionScratch, KvCache, Mask};

@@ -193,6 +193,24 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
     }
 
+    /// Its rows, each for itself.
+    pub(crate) fn into_rows(self) -> impl Iterator<Item = &'a mut [T]> {
+        (0..self.rows).map(move |i| {
+            // SAFETY: row i lies inside the checked extent, rows do not overlap, and each is given once.
+            unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
+        })
+    }
+
+    /// Some consecutive rows.
+    ///
+    /// # Panics
+    /// If the range is not within the rows.
+    pub fn row_range_mut(&mut self, rows: Range<usize>) -> MatMut<'_, T> {
+        assert!(rows.start <= rows.end && rows.end <= self.rows);
+        // SAFETY: inside the view, which is borrowed exclusively for as long as the strip lives.
+        unsafe { self.strip(rows, 0..self.cols) }
+    }
+
     /// Whether every row begins with a cache line.
     pub fn rows_begin_lines(&self) -> bool {
         let bytes = self.stride * size_of::<T>();

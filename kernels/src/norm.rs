@@ -26,25 +26,31 @@ use crate::simd::{LANES, Simd};
 /// Sums of squares between these are exact enough as they are: no square that matters has left f32's normal range.
 pub(crate) const SAFE_SUM: std::ops::Range<f32> = 8.673_617e-19..1.267_650_6e30; // 2^-60 .. 2^100
 
-/// Sum of `(scale x)^2`.
+/// Sum of `(scale x)^2`. Ordinary rows have a scale of 1, which is not multiplied with.
 #[inline(always)]
 pub(crate) fn sum_of_squares<S: Simd>(s: S, x: &[f32], scale: f32) -> f32 {
+    if scale == 1.0 { squares::<S, false>(s, x, scale) } else { squares::<S, true>(s, x, scale) }
+}
+
+#[inline(always)]
+fn squares<S: Simd, const SCALED: bool>(s: S, x: &[f32], scale: f32) -> f32 {
     let scale = s.splat(scale);
     let mut sums = [s.splat(0.0); 4];
     let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
     for block in blocks {
         let (vectors, _) = block.as_chunks::<LANES>();
         for (sum, v) in sums.iter_mut().zip(vectors) {
-            let v = s.mul(load(s, v), scale);
+            let v = if SCALED { s.mul(load(s, v), scale) } else { load(s, v) };
             *sum = s.mul_add(v, v, *sum);
         }
     }
     let (vectors, tail) = rest.as_chunks::<LANES>();
     for v in vectors {
-        let v = s.mul(load(s, v), scale);
+        let v = if SCALED { s.mul(load(s, v), scale) } else { load(s, v) };
         sums[0] = s.mul_add(v, v, sums[0]);
     }
-    let v = s.mul(load_tail(s, tail, 0.0), scale);
+    let v = load_tail(s, tail, 0.0);
+    let v = if SCALED { s.mul(v, scale) } else { v };
     sums[1] = s.mul_add(v, v, sums[1]);
     s.sum(s.add(s.add(sums[0], sums[2]), s.add(sums[1], sums[3])))
 }

@@ -11,169 +11,185 @@
 //! element; where the CPU fuses, `m` is the rounded maximum of `t`, and the difference that makes is one factor
 //! common to the row, which cancels in `e / Z`.
 //!
+//! # Chunks
+//!
+//! A row is cut into chunks of [`CHUNK`] elements, longer ones if that were more than [`MAX_CHUNKS`]. Passes 1 and 2 are
+//! made chunk by chunk, while it is in the first-level cache, with a maximum of its own; the pairs (maximum, sum) are then
+//! merged in the order of the row (Milakov and Gimelshein 2018), and pass 3 multiplies each chunk by
+//! `exp(m_chunk - m) / Z`. Where the cuts are depends on the row's length alone: whether a thread takes a whole row or
+//! several take chunks of one, the bits are the same.
+//!
+//! # What binds
+//!
+//! Of each vector the three passes ask [`MULTIPLIES`] multiplications or multiply-adds, 7 operations of the units that add,
+//! compare and shift, 3 loads and 2 stores. So rows of one chunk are taken in turn, three at a time: what is stored of one
+//! row, computed of the next and compared of the one behind it keeps every unit busy. A positive scale is left
+//! out of pass 1: it changes nothing about which element is the largest.
+//!
+//! # Special values
+//!
 //! NaN needs no test: the maximum ignores it, its own `e` is NaN, and so are the sum and the row. The same holds for
 //! `inf - inf`, hence for a row of nothing but `-inf`: as in IEEE arithmetic and in PyTorch it gives NaN. (Fused
-//! attention, where such rows are ordinary, defines them as zero.)
+//! attention, where such rows are ordinary, defines them as zero.) A chunk of nothing but `-inf` in another row adds zero.
+
+mod passes;
 
 use crate::error::KernelError;
 use crate::isa::Kernels;
-use crate::math::exp_nonpositive;
-use crate::matrix::{MatMut, MatRef, for_rows};
+use crate::matrix::{MatMut, MatRef, for_columns, for_rows};
 use crate::mutant::mutant;
 use crate::pool::Team;
-use crate::rowwise::{Map, Times, Zip, load, load_tail, map, require, store, zip_in_place};
-use crate::simd::{LANES, Simd};
+use crate::rowwise::require;
+use crate::simd::LANES;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Largest `scale x`; NaN is ignored.
-#[inline(always)]
-fn max<S: Simd>(s: S, x: &[f32], scale: S::F32) -> f32 {
-    // Four maxima at a time: one would wait for the instruction's latency.
-    let mut m = [s.splat(f32::NEG_INFINITY); 4];
-    let (blocks, rest) = x.as_chunks::<{ 4 * LANES }>();
-    for block in blocks {
-        let (vectors, _) = block.as_chunks::<LANES>();
-        for (m, v) in m.iter_mut().zip(vectors) {
-            *m = s.max(s.mul(load(s, v), scale), *m);
+pub(crate) use passes::{LogShift, chunk, log_chunk, log_shift, rows};
+
+/// Multiplications and multiply-adds of [`Kernels::softmax`] without a mask, for each element (or vector of them): what can bind
+/// it where memory does not. One for `t - m`, one for the base of the exponential, five for its polynomial, one for its power of
+/// two, one for `1 / Z`.
+pub const MULTIPLIES: usize = 9;
+
+/// Elements of a chunk, a quarter or half of a first-level cache.
+const CHUNK: usize = 4096;
+/// Chunks of a row at most.
+const MAX_CHUNKS: usize = 64;
+
+/// Elements of each chunk but the last.
+fn chunk_len(cols: usize) -> usize {
+    cols.div_ceil(MAX_CHUNKS).next_multiple_of(LANES).max(CHUNK)
+}
+
+/// A chunk's part in its row: its largest `t`, and the sum of its `exp(t - max)`.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Part {
+    max: f32,
+    sum: f32,
+}
+
+impl Part {
+    fn to_bits(self) -> u64 {
+        u64::from(self.max.to_bits()) << 32 | u64::from(self.sum.to_bits())
+    }
+
+    fn from_bits(bits: u64) -> Part {
+        Part { max: f32::from_bits((bits >> 32) as u32), sum: f32::from_bits(bits as u32) }
+    }
+}
+
+/// A row's maximum and sum.
+#[derive(Debug, Clone, Copy)]
+struct Total {
+    max: f32,
+    sum: f64,
+}
+
+impl Total {
+    /// In the order of the row.
+    fn of(parts: &[Part]) -> Total {
+        let max =
+            parts.iter().fold(f32::NEG_INFINITY, |max, part| if part.max > max { part.max } else { max });
+        let mut total = Total { max, sum: 0.0 };
+        for part in parts {
+            total.sum += total.share(*part) * f64::from(part.sum);
+        }
+        total
+    }
+
+    /// `exp(m_chunk - m)`; 1 also where both are infinite.
+    fn share(&self, part: Part) -> f64 {
+        if part.max == self.max || mutant("chunks of a row not rescaled") {
+            1.0
+        } else {
+            (f64::from(part.max) - f64::from(self.max)).exp()
         }
     }
-    let (vectors, tail) = rest.as_chunks::<LANES>();
-    for v in vectors {
-        m[0] = s.max(s.mul(load(s, v), scale), m[0]);
+
+    /// What the exponentials of a chunk are to be multiplied with.
+    fn factor(&self, part: Part) -> f32 {
+        (self.share(part) / self.sum) as f32
     }
-    let mut m = s.max(s.max(m[0], m[1]), s.max(m[2], m[3]));
-    if let Some(&first) = tail.first() {
-        m = s.max(s.mul(load_tail(s, tail, first), scale), m);
+
+    fn log_shift(&self, scale: f32) -> LogShift {
+        LogShift { scale, m: self.max, log_sum: self.sum.ln() as f32 }
     }
-    s.max_lane(m)
 }
 
-/// Largest `scale x + mask`; NaN is ignored.
-#[inline(always)]
-fn masked_max<S: Simd>(s: S, x: &[f32], scale: S::F32, mask: &[f32]) -> f32 {
-    let mut m = s.splat(f32::NEG_INFINITY);
-    let (body, tail) = x.as_chunks::<LANES>();
-    let (mask_body, mask_tail) = mask.as_chunks::<LANES>();
-    for (v, mask) in body.iter().zip(mask_body) {
-        m = s.max(s.mul_add(load(s, v), scale, load(s, mask)), m);
-    }
-    let t = s.mul_add(load_tail(s, tail, 0.0), scale, load_tail(s, mask_tail, f32::NEG_INFINITY));
-    s.max_lane(s.max(t, m))
-}
-
-/// The sum of `exp(t - m)`; the exponentials themselves go over `x` if `STORE`.
-#[inline(always)]
-fn shift<S: Simd, const STORE: bool>(s: S, x: &mut [f32], scale: S::F32, m: f32) -> f32 {
-    let shift = s.splat(if mutant("maximum not subtracted") { 0.0 } else { -m });
-    let mut sum = s.splat(0.0);
-    let (body, tail) = x.as_chunks_mut::<LANES>();
-    for v in body {
-        let d = s.mul_add(load(s, v), scale, shift);
-        let e = exp_nonpositive(s, d);
-        sum = s.add(sum, e);
-        if STORE {
-            store(s, v, e);
-        }
-    }
-    // A tail is padded with a value of its own, so that padding is no more above the maximum than the row is.
-    if let Some(&first) = tail.first() {
-        let d = s.mul_add(load_tail(s, tail, first), scale, shift);
-        sum = s.add(sum, finish_tail::<S, STORE>(s, tail, d));
-    }
-    s.sum(sum)
-}
-
-/// As [`shift`], with a mask.
-#[inline(always)]
-fn masked_shift<S: Simd, const STORE: bool>(s: S, x: &mut [f32], scale: S::F32, mask: &[f32], m: f32) -> f32 {
-    let shift = s.splat(m);
-    let mut sum = s.splat(0.0);
-    let (body, tail) = x.as_chunks_mut::<LANES>();
-    let (mask_body, mask_tail) = mask.as_chunks::<LANES>();
-    for (v, mask) in body.iter_mut().zip(mask_body) {
-        let d = s.sub(s.mul_add(load(s, v), scale, load(s, mask)), shift);
-        let e = exp_nonpositive(s, d);
-        sum = s.add(sum, e);
-        if STORE {
-            store(s, v, e);
-        }
-    }
-    if let (Some(&first), Some(&first_mask)) = (tail.first(), mask_tail.first()) {
-        let t = s.mul_add(load_tail(s, tail, first), scale, load_tail(s, mask_tail, first_mask));
-        sum = s.add(sum, finish_tail::<S, STORE>(s, tail, s.sub(t, shift)));
-    }
-    s.sum(sum)
-}
-
-/// A tail's exponentials, padded with zeros, and written over the tail if `STORE`.
-#[inline(always)]
-fn finish_tail<S: Simd, const STORE: bool>(s: S, tail: &mut [f32], d: S::F32) -> S::F32 {
-    let e = exp_nonpositive(s, d);
-    let mut lanes = [0.0; LANES];
-    store(s, &mut lanes, e);
-    if STORE {
-        tail.copy_from_slice(&lanes[..tail.len()]);
-    }
-    load_tail(s, &lanes[..tail.len()], 0.0)
-}
-
-/// `(t - m) - log_sum`
+/// Which of the two, and by whose kernels.
 #[derive(Clone, Copy)]
-struct LogShift {
+struct Softmax {
+    kernels: Kernels,
+    log: bool,
     scale: f32,
-    m: f32,
-    log_sum: f32,
 }
-impl Map for LogShift {
-    #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::F32) -> S::F32 {
-        let d = s.mul_add(x, s.splat(self.scale), s.splat(-self.m));
-        s.sub(d, s.splat(self.log_sum))
+
+impl Softmax {
+    /// All rows: as many as every thread gets equally many of by themselves, and the others by all threads together if
+    /// they have several chunks.
+    fn run(self, team: &Team<'_>, mask: Option<MatRef<'_>>, mut x: MatMut<'_>) {
+        let several = x.cols() > chunk_len(x.cols());
+        let (rows, threads) = (x.rows(), team.threads());
+        let shared = if several { rows % threads } else { 0 };
+        for_rows(team, x.row_range_mut(0..rows - shared), |range, mut x| {
+            if !(self.log || several) && mask.is_none() && self.scale > 0.0 {
+                return self.kernels.table.softmax_rows(x, self.scale);
+            }
+            for (i, row) in range.enumerate() {
+                self.row(&Team::serial(), x.row_mut(i), mask_row(mask, row));
+            }
+        });
+        for row in rows - shared..rows {
+            self.row(team, x.row_mut(row), mask_row(mask, row));
+        }
     }
-}
-impl Zip for LogShift {
-    #[inline(always)]
-    fn apply<S: Simd>(self, s: S, x: S::F32, mask: S::F32) -> S::F32 {
-        let d = s.sub(s.mul_add(x, s.splat(self.scale), mask), s.splat(self.m));
-        s.sub(d, s.splat(self.log_sum))
+
+    /// One row, its chunks spread over the team.
+    fn row(self, team: &Team<'_>, x: &mut [f32], mask: Option<&[f32]>) {
+        let len = chunk_len(x.len());
+        if x.len() <= len {
+            let part = self.part(x, mask);
+            return self.finish(x, mask, part, Total::of(&[part]));
+        }
+        let chunk_mask = |i: usize, len_of: usize| mask.map(|mask| &mask[i * len..][..len_of]);
+        let parts = [const { AtomicU64::new(0) }; MAX_CHUNKS];
+        for_chunks(team, x, len, |i, chunk| {
+            let part = self.part(chunk, chunk_mask(i, chunk.len()));
+            // Relaxed: the team orders the data.
+            parts[i].store(part.to_bits(), Ordering::Relaxed);
+        });
+        let parts = parts.map(|part| Part::from_bits(part.into_inner()));
+        let total = Total::of(&parts[..x.len().div_ceil(len)]);
+        for_chunks(team, x, len, |i, chunk| {
+            self.finish(chunk, chunk_mask(i, chunk.len()), parts[i], total);
+        });
+    }
+
+    /// Passes 1 and 2 of a chunk.
+    fn part(self, x: &mut [f32], mask: Option<&[f32]>) -> Part {
+        match self.log {
+            false => self.kernels.table.softmax_chunk(x, self.scale, mask),
+            true => self.kernels.table.log_softmax_chunk(x, self.scale, mask),
+        }
+    }
+
+    /// Pass 3 of a chunk.
+    fn finish(self, x: &mut [f32], mask: Option<&[f32]>, part: Part, total: Total) {
+        match self.log {
+            false => self.kernels.table.scale_row(x, total.factor(part)),
+            true => self.kernels.table.log_softmax_shift(x, mask, total.log_shift(self.scale)),
+        }
     }
 }
 
-/// Softmax of one row.
-#[inline(always)]
-pub(crate) fn row<S: Simd>(s: S, x: &mut [f32], scale: f32, mask: Option<&[f32]>) {
-    let scale = s.splat(scale);
-    let sum = match mask {
-        None => {
-            let m = max(s, x, scale);
-            shift::<S, true>(s, x, scale, m)
+/// Calls `f` for every chunk of a row with its number.
+fn for_chunks(team: &Team<'_>, x: &mut [f32], len: usize, f: impl Fn(usize, &mut [f32]) + Sync) {
+    let (cols, threads) = (x.len(), team.threads());
+    let row = MatMut::from_rows(x, cols);
+    for_columns(team, [row], len, threads.min(cols.div_ceil(len)), |_, cols, mut strip| {
+        for (i, chunk) in strip.row_mut(0).chunks_mut(len).enumerate() {
+            f(cols.start / len + i, chunk);
         }
-        Some(mask) => {
-            assert_eq!(mask.len(), x.len());
-            let m = masked_max(s, x, scale, mask);
-            masked_shift::<S, true>(s, x, scale, mask, m)
-        }
-    };
-    map(s, x, Times(1.0 / sum));
-}
-
-/// Logarithm of the softmax of one row.
-#[inline(always)]
-pub(crate) fn log_row<S: Simd>(s: S, x: &mut [f32], scale: f32, mask: Option<&[f32]>) {
-    let factor = s.splat(scale);
-    let log_sum = |sum: f32| f64::from(sum).ln() as f32;
-    match mask {
-        None => {
-            let m = max(s, x, factor);
-            let log_sum = log_sum(shift::<S, false>(s, x, factor, m));
-            map(s, x, LogShift { scale, m, log_sum });
-        }
-        Some(mask) => {
-            assert_eq!(mask.len(), x.len());
-            let m = masked_max(s, x, factor, mask);
-            let log_sum = log_sum(masked_shift::<S, false>(s, x, factor, mask, m));
-            zip_in_place(s, x, mask, LogShift { scale, m, log_sum });
-        }
-    }
+    });
 }
 
 /// The mask's row for a row of `x`: its own, or the only one.
@@ -210,7 +226,9 @@ impl Kernels {
     /// **Special values:** `-inf` gives 0; a row with a NaN, with `+inf`, or of nothing but `-inf` becomes NaN; an
     /// empty row stays empty.
     /// **Errors:** [`KernelError::Shape`] if the mask does not fit, [`KernelError::Value`] if the scale is not finite.
-    /// **Threads:** rows are spread over the team; a row's bits depend on that row alone.
+    /// **Threads:** rows are spread over the team, and chunks of a row where there are more threads than rows; a row's bits
+    /// depend on that row alone.
+    /// **Source:** Milakov and Gimelshein 2018, arXiv 1805.02867.
     ///
     /// ```
     /// use gable_kernels::{Kernels, MatMut, Team};
@@ -227,11 +245,7 @@ impl Kernels {
         x: MatMut<'_>,
     ) -> Result<(), KernelError> {
         check("softmax", scale, mask, &x)?;
-        for_rows(team, x, |rows, mut x| {
-            for (i, row) in rows.enumerate() {
-                self.table.softmax_row(x.row_mut(i), scale, mask_row(mask, row));
-            }
-        });
+        Softmax { kernels: self, log: false, scale }.run(team, mask, x);
         Ok(())
     }
 
@@ -257,11 +271,7 @@ impl Kernels {
         x: MatMut<'_>,
     ) -> Result<(), KernelError> {
         check("log_softmax", scale, mask, &x)?;
-        for_rows(team, x, |rows, mut x| {
-            for (i, row) in rows.enumerate() {
-                self.table.log_softmax_row(x.row_mut(i), scale, mask_row(mask, row));
-            }
-        });
+        Softmax { kernels: self, log: true, scale }.run(team, mask, x);
         Ok(())
     }
 }

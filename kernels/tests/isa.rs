@@ -12,7 +12,7 @@ fn every_required_instruction_set_runs() {
         let mut x = [0.0; 4];
         kernels.softmax(&Team::serial(), 1.0, None, MatMut::from_rows(&mut x, 4)).unwrap();
         assert_eq!(x, [0.25; 4], "{isa}");
-        common::ran("softmax_row", isa, 1);
+        common::ran("softmax_rows", isa, 1);
     }
 }
 

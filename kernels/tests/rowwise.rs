@@ -219,8 +219,8 @@ proptest! {
         });
         let mask_row = |i: usize| (masks > 0).then(|| mask.row(if masks == 1 { 0 } else { i }));
         let mask_mat = (masks > 0).then(|| mask.mat());
-        let plain = run_everywhere(&["softmax_row"], &m, |k, team, x| k.softmax(team, scale, mask_mat, x));
-        let log = run_everywhere(&["log_softmax_row"], &m, |k, team, x| k.log_softmax(team, scale, mask_mat, x));
+        let plain = run_everywhere(&["softmax_rows", "softmax_chunk"], &m, |k, team, x| k.softmax(team, scale, mask_mat, x));
+        let log = run_everywhere(&["log_softmax_chunk", "log_softmax_shift"], &m, |k, team, x| k.log_softmax(team, scale, mask_mat, x));
         for i in 0..rows {
             let t = reference::scores(m.row(i), scale, mask_row(i));
             let max = t.iter().copied().fold(f64::NEG_INFINITY, f64::max);
@@ -560,6 +560,89 @@ fn a_fully_masked_softmax_row_is_nan_and_an_empty_one_stays_empty() {
             assert!(x.iter().all(|x| x.is_nan()));
         }
         kernels.softmax(&Team::serial(), 1.0, None, MatMut::new(&mut [], 3, 0, 0).unwrap()).unwrap();
+    }
+}
+
+/// Lengths around the end of a chunk of 4096, and one whose chunks are longer.
+const WIDE: [usize; 6] = [4095, 4096, 4097, 4100, 9000, 300_001];
+
+#[test]
+fn wide_rows_are_summed_in_chunks_with_the_same_bits_alone_or_among_others_and_for_any_threads() {
+    let mut random = Random(3);
+    for cols in WIDE {
+        let rows = if cols > 10_000 { 1 } else { 5 };
+        let m = Guarded::new(rows, cols, 3, 1, || random.value(20.0));
+        let mask = Guarded::new(1, cols, 0, 3, || match random.below(3) {
+            0 => f32::NEG_INFINITY,
+            _ => random.value(4.0),
+        });
+        for (scale, masked) in [(1.0, false), (-0.7, false), (0.3, true)] {
+            let mask_mat = masked.then(|| mask.mat());
+            let plain =
+                run_everywhere(&["softmax_chunk"], &m, |k, team, x| k.softmax(team, scale, mask_mat, x));
+            let log = run_everywhere(&["log_softmax_chunk"], &m, |k, team, x| {
+                k.log_softmax(team, scale, mask_mat, x)
+            });
+            for i in 0..rows {
+                let t = reference::scores(m.row(i), scale, masked.then(|| mask.row(0)));
+                let (want, want_log) = (reference::softmax(&t), reference::log_softmax(&t));
+                // |t| is at most 24, and the bound of the sum is far from what 4096 elements need.
+                let steps = (12.0 + 4096.0 / 16.0 + 4.0 * 24.0) * U;
+                for (isa, got) in &plain {
+                    assert_row(*isa, got.row(i), &want, |j| steps * want[j] + TINY);
+                }
+                for (isa, got) in &log {
+                    assert_row(*isa, got.row(i), &want_log, |j| steps + 2.0 * want_log[j].abs() * U);
+                }
+            }
+            for kernels in Kernels::every_available() {
+                let mut among = m.clone();
+                kernels.softmax(&Team::serial(), scale, mask_mat, among.mat_mut()).unwrap();
+                let mut alone = m.row(rows - 1).to_vec();
+                kernels
+                    .softmax(&Team::serial(), scale, mask_mat, MatMut::from_rows(&mut alone, cols))
+                    .unwrap();
+                assert_eq!(among.row(rows - 1), alone);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_one_chunk_has_counts_in_all_of_a_wide_row() {
+    const COLS: usize = 10_000;
+    for kernels in Kernels::every_available() {
+        let softmax = |x: &mut [f32]| {
+            kernels.softmax(&Team::serial(), 1.0, None, MatMut::from_rows(x, COLS)).unwrap();
+        };
+        for poison in [f32::NAN, f32::INFINITY] {
+            let mut x = vec![1.0; COLS];
+            x[9000] = poison;
+            softmax(&mut x);
+            assert!(x.iter().all(|x| x.is_nan()));
+            let mut x = vec![f32::NEG_INFINITY; COLS];
+            x[9000] = poison;
+            softmax(&mut x);
+            assert!(x.iter().all(|x| x.is_nan()));
+        }
+        let mut x = vec![f32::NEG_INFINITY; COLS];
+        softmax(&mut x);
+        assert!(x.iter().all(|x| x.is_nan()));
+        // Chunks with nothing, with little, and with all.
+        let mut x = vec![f32::NEG_INFINITY; COLS];
+        (x[4096], x[9000], x[9001]) = (-200.0, 5.0, 5.0);
+        let mut log = x.clone();
+        softmax(&mut x);
+        assert!((0..COLS).all(|i| x[i] == if i == 9000 || i == 9001 { 0.5 } else { 0.0 }));
+        kernels.log_softmax(&Team::serial(), 1.0, None, MatMut::from_rows(&mut log, COLS)).unwrap();
+        assert!(log[0] == f32::NEG_INFINITY && (log[9000] + std::f32::consts::LN_2).abs() < 1e-6);
+        assert!((log[4096] + 205.0 + std::f32::consts::LN_2).abs() < 1e-4);
+        // As low as numbers go: what a mask of f32::MIN leaves of a row that it hides.
+        for cols in [40, COLS] {
+            let mut x = vec![f32::MIN; cols];
+            kernels.softmax(&Team::serial(), 1.0, None, MatMut::from_rows(&mut x, cols)).unwrap();
+            assert!(x.iter().all(|x| (x * cols as f32 - 1.0).abs() < 1e-6));
+        }
     }
 }
 

@@ -20,8 +20,10 @@
 //! # Order, ties and cost
 //!
 //! Candidates stay in the order of their ids. A stage that needs the most likely ones selects on a copy, in linear
-//! time, and yields a threshold; a vocabulary of 262 144 is never sorted. Equal logits: the lower id wins. All memory
-//! is allocated when the sampler is made.
+//! time, and yields a threshold; a vocabulary of 262 144 is never sorted. Where only the order of the logits decides (the
+//! most likely one, or top_k first, without penalties, biases and constraint) no list is made of them: they are looked at once,
+//! 64 at a time, and what is below the threshold so far is passed over. Equal logits: the lower id wins. All memory is allocated
+//! when the sampler is made.
 //!
 //! # Random numbers
 //!
@@ -30,6 +32,7 @@
 //! choices on every machine and in every later version; a test pins the first draws.
 
 mod config;
+mod scan;
 mod stages;
 
 pub use config::{SamplerConfig, Stage};
@@ -234,11 +237,26 @@ impl Sampler {
         }
     }
 
-    /// Fills the candidates, biases added, without what is ruled out.
+    /// How many of the highest logits everything else follows from: all, unless only their order decides.
+    fn decisive(&self) -> usize {
+        if self.config.penalizes() || !self.biases.is_empty() {
+            return usize::MAX;
+        }
+        if self.config.temperature == 0.0 {
+            return 1;
+        }
+        match self.config.order.iter().find(|stage| **stage != Stage::Penalties) {
+            Some(Stage::TopK) if self.config.top_k > 0 => self.config.top_k,
+            _ => usize::MAX,
+        }
+    }
+
+    /// Fills the candidates, biases added, without what is ruled out, and without what cannot be drawn for others.
     fn load(&mut self, logits: &[f32]) -> Result<(), RunError> {
         if logits.len() != self.vocab_size {
             return Err(RunError::LogitsLength { found: logits.len(), vocab_size: self.vocab_size });
         }
+        let decisive = self.decisive();
         let logits = match &mut self.hooked {
             Some(Hooked { hook, logits: own }) => {
                 own.clear();
@@ -248,6 +266,9 @@ impl Sampler {
             }
             None => logits,
         };
+        if self.constraint.is_none() && decisive < logits.len() {
+            return scan::likeliest(logits, decisive, &mut self.candidates);
+        }
         self.candidates.clear();
         let mut biases = self.biases.iter().peekable();
         let candidates = &mut self.candidates;

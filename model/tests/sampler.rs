@@ -274,6 +274,36 @@ fn the_order_is_read_as_it_is_written() {
     assert!(Stage::parse_order("top_k;top_k").unwrap_err().to_string().contains("once"));
 }
 
+proptest! {
+    #[test]
+    fn what_is_passed_over_unlisted_changes_no_draw(
+        coarse in prop::collection::vec(-40i8..40, 1..400), infinite in prop::collection::vec((0usize..400, any::<bool>()), 0..4),
+        nan in prop::option::weighted(0.1, 0usize..400), top_k in 1usize..200, greedy: bool, seed: u64,
+    ) {
+        let mut logits: Vec<f32> = coarse.iter().map(|x| f32::from(*x) / 8.0).collect();
+        for (at, positive) in infinite {
+            if let Some(logit) = logits.get_mut(at) {
+                *logit = if positive { f32::INFINITY } else { f32::NEG_INFINITY };
+            }
+        }
+        if let Some(logit) = nan.and_then(|at| logits.get_mut(at)) {
+            *logit = f32::NAN;
+        }
+        let config = SamplerConfig { top_k, seed, temperature: if greedy { 0.0 } else { 0.8 }, ..SamplerConfig::default() };
+        // A bias of nothing changes no logit, but makes the sampler list them all.
+        let listing = SamplerConfig { logit_bias: vec![(0, 0.0)], ..config.clone() };
+        let (mut sampler, mut listing) = (sampler(config, logits.len()), sampler(listing, logits.len()));
+        for _ in 0..5 {
+            let list = |sampler: &mut Sampler| {
+                sampler.candidates(&logits).map(Iterator::collect::<Vec<_>>).map_err(|e| e.to_string())
+            };
+            prop_assert_eq!(list(&mut sampler), list(&mut listing));
+            let draw = |sampler: &mut Sampler| sampler.sample(&logits).map_err(|e| e.to_string());
+            prop_assert_eq!(draw(&mut sampler), draw(&mut listing));
+        }
+    }
+}
+
 #[test]
 fn a_large_vocabulary_is_narrowed_as_a_small_one() {
     let n = 262_144;

@@ -284,6 +284,10 @@ macro_rules! avx2_token {
                 fn sum(v: Floats) -> f32 { sum8(_mm256_add_ps(v.0, v.1)) }
                 fn max_lane(v: Floats) -> f32 { max8(_mm256_max_ps(v.0, v.1)) }
                 fn pow2(n: Floats) -> Floats { (pow2_8(n.0), pow2_8(n.1)) }
+                fn low_bits_to_exponent(v: Floats) -> Floats {
+                    let shifted = |v| _mm256_castsi256_ps(_mm256_slli_epi32::<23>(_mm256_castps_si256(v)));
+                    (shifted(v.0), shifted(v.1))
+                }
                 fn to_i32(v: Floats) -> Ints { (_mm256_cvtps_epi32(v.0), _mm256_cvtps_epi32(v.1)) }
                 fn from_i32(v: Ints) -> Floats { (_mm256_cvtepi32_ps(v.0), _mm256_cvtepi32_ps(v.1)) }
                 fn splat_i32(x: i32) -> Ints { (_mm256_set1_epi32(x), _mm256_set1_epi32(x)) }

@@ -170,6 +170,8 @@ pub(crate) unsafe trait Simd: Copy {
     fn max_lane(self, v: Self::F32) -> f32;
     /// `2^n` for integral `n` in -126..=127; -127 gives 0 and 128 infinity.
     fn pow2(self, n: Self::F32) -> Self::F32;
+    /// The lowest nine bits of each lane where sign and exponent stand, zeros behind them: of 1.5 * 2^23 + n + 127 that is `2^n`.
+    fn low_bits_to_exponent(self, v: Self::F32) -> Self::F32;
     /// To the nearest integer, ties to even. Out of range: unspecified.
     fn to_i32(self, v: Self::F32) -> Self::I32;
     /// Exact up to 2^24, to nearest beyond.

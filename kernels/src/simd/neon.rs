@@ -243,6 +243,9 @@ unsafe impl Simd for Neon {
                 vreinterpretq_f32_s32(vshlq_n_s32::<23>(exponent))
             })
         }
+        fn low_bits_to_exponent(v: Floats) -> Floats {
+            each(v, |v| vreinterpretq_f32_s32(vshlq_n_s32::<23>(vreinterpretq_s32_f32(v))))
+        }
         fn to_i32(v: Floats) -> Ints { each(v, |v| vcvtnq_s32_f32(v)) }
         fn from_i32(v: Ints) -> Floats { each(v, |v| vcvtq_f32_s32(v)) }
         fn splat_i32(x: i32) -> Ints { [vdupq_n_s32(x); 4] }

@@ -225,6 +225,10 @@ unsafe impl Simd for Portable {
         floats(lanes(n).map(|n| f32::from_bits(((n as i32 + 127) as u32) << 23)))
     }
     #[inline(always)]
+    fn low_bits_to_exponent(self, v: Floats) -> Floats {
+        floats(lanes(v).map(|v| f32::from_bits(v.to_bits() << 23)))
+    }
+    #[inline(always)]
     fn to_i32(self, v: Floats) -> Ints {
         ints(lanes(v).map(|x| x.round_ties_even() as i32))
     }

@@ -205,6 +205,10 @@ fn floats<S: Simd + 'static>(s: S, f: &mut Findings) {
         let n = n.map(|n| n as f32);
         // SAFETY: 16 f32.
         f.equal("pow2", out(s, s.pow2(unsafe { s.load(n.as_ptr()) })), want);
+        let biased = n.map(|n| 12_582_912.0 + n + 127.0);
+        // SAFETY: 16 f32.
+        let biased = unsafe { s.load(biased.as_ptr()) };
+        f.equal("low_bits_to_exponent", out(s, s.low_bits_to_exponent(biased)), want);
     }
     s.prefetch(std::ptr::null());
     s.prefetch_far(std::ptr::null());

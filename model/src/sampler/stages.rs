@@ -58,7 +58,7 @@ pub(super) fn top_k(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate
 }
 
 /// Keeps the `k` likeliest, in any order; the lowest logit among them.
-fn shorten(candidates: &mut Vec<Candidate>, k: usize) -> f32 {
+pub(super) fn shorten(candidates: &mut Vec<Candidate>, k: usize) -> f32 {
     let (_, last, _) = candidates.select_nth_unstable_by(k.saturating_sub(1), by_likelihood);
     let least = last.logit;
     candidates.truncate(k);
