@@ -21,9 +21,9 @@ use crate::matrix::{MatMut, MatRef};
 use crate::probe::{ProbeKind, ProbeLoop, ProbeWalk};
 use crate::quant::{QuantWeights, QuantizedRow};
 use crate::rope::RopePairing;
-use crate::softmax::{LogShift, Part};
 use crate::simd::vocabulary::{self, Findings};
 use crate::simd::*;
+use crate::softmax::{LogShift, Part};
 use half::{bf16, f16};
 #[cfg(target_arch = "aarch64")]
 use std::arch::is_aarch64_feature_detected as is_feature_detected;
