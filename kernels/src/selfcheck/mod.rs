@@ -13,6 +13,7 @@
 //! To add a kernel, write a function that fills a `Sweep` and name it in `CHECKS`.
 
 mod attention;
+mod dense;
 mod matmul;
 mod random;
 mod rows;
@@ -135,6 +136,7 @@ const CHECKS: &[fn(&mut Sweep)] = &[
     rows::dequantize_row,
     rows::prepare,
     matmul::matmul,
+    dense::dense,
     attention::attention,
 ];
 
