@@ -419,6 +419,33 @@ fn importance_is_collected_and_used() {
 }
 
 #[test]
+fn folders_of_every_kind_become_files_that_open() {
+    for name in ["phi3", "qwen3moe", "bert"] {
+        let (folder, scrap) = (Folder::new(&format!("folder-{name}")), Folder::new(&format!("made-{name}")));
+        let source = fixture(name).with_file_name("hf");
+        for entry in fs::read_dir(&source).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
+            fs::copy(entry.path(), folder.at(entry.file_name().to_str().unwrap())).unwrap();
+        }
+        if name != "bert" {
+            fs::copy(
+                fixture("gpt2").with_file_name("hf").join("tokenizer.json"),
+                folder.at("tokenizer.json"),
+            )
+            .unwrap();
+        }
+        let target = scrap.at("made.gguf");
+        succeeds(&quantize(&[&folder.0, &target, &"Q8_0"]));
+        assert!(types(&target).values().any(|kind| kind == "Q8_0"), "{name}");
+        let command = if name == "bert" { "embed" } else { "run" };
+        let mut args = vec![command, "-m", target.to_str().unwrap(), "-p", "the cat"];
+        if command == "run" {
+            args.extend(["-n", "3"]);
+        }
+        succeeds(&gable(&args).output().unwrap());
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_explained() {
     let (folder, source) = (Folder::new("usage"), fixture("llama"));
     let target = folder.at("x.gguf");
