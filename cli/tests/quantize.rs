@@ -419,6 +419,29 @@ fn importance_is_collected_and_used() {
 }
 
 #[test]
+fn experts_are_quantized_by_what_each_of_them_has_seen() {
+    let (folder, source) = (Folder::new("experts"), fixture("qwen3moe"));
+    fs::write(folder.at("text"), "the cat and the other cat in the hat ".repeat(20)).unwrap();
+    let (words, imatrix) = (folder.at("text"), folder.at("i.gguf"));
+    let [model, words, out] = [&source, &words, &imatrix].map(|path| path.to_str().unwrap());
+    let output =
+        gable(&["imatrix", "-m", model, "-c", "32", "-f", words, "-o", out, "--json"]).output().unwrap();
+    let said: Value = serde_json::from_str(&succeeds(&output)).unwrap();
+    assert_eq!(said["matrices"], 16);
+    let (with, without) = (folder.at("with.gguf"), folder.at("without.gguf"));
+    let output = quantize(&[&"--imatrix", &imatrix, &source, &with, &"Q4_0"]);
+    succeeds(&output);
+    // The routers stay as they are.
+    let said = text(&output.stderr);
+    assert!(said.contains("have importance for 14 of the tensors"), "{said}");
+    succeeds(&quantize(&[&source, &without, &"Q4_0"]));
+    assert_eq!(types(&with), types(&without));
+    assert_eq!(types(&with)["blk.0.ffn_down_exps.weight"], "Q4_0");
+    let logits = [&source, &with, &without].map(|path| next(path));
+    assert!(logits[1] != logits[2], "{logits:?}");
+}
+
+#[test]
 fn folders_of_every_kind_become_files_that_open() {
     for name in ["phi3", "qwen3moe", "bert"] {
         let (folder, scrap) = (Folder::new(&format!("folder-{name}")), Folder::new(&format!("made-{name}")));

@@ -258,7 +258,7 @@ fn files_that_are_no_importance_matrices_are_refused_by_name() {
     let nan: (&str, &[u64], &[f32]) = ("a.weight.in_sum2", &[1, 1], &[f32::NAN]);
     assert!(refused(write("imatrix", &[nan, counts])).contains("holds NaN"));
     let experts: (&str, &[u64], &[f32]) = ("a.weight.in_sum2", &[1, 2], &[1.0, 2.0]);
-    assert!(refused(write("imatrix", &[experts, counts])).contains("inputs of 2 matrices"));
+    assert!(refused(write("imatrix", &[experts, counts])).contains("inputs of 2 matrices, but 1 counts"));
 }
 
 /// A folder that is removed again.
