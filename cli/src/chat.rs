@@ -125,6 +125,9 @@ fn kept_messages(note: &[u8]) -> Result<Option<Vec<Message>>> {
         return Ok(None);
     }
     let list: serde_json::Value = serde_json::from_slice(note).context("the saved messages are damaged")?;
+    if list.is_object() {
+        return Ok(None); // a text's
+    }
     let message = |m: &serde_json::Value| {
         let text = |key: &str| m.get(key)?.as_str().map(str::to_owned);
         Some(Message::new(text("role")?, text("content")?))

@@ -17,7 +17,7 @@ use gable_model::finite::not_finite;
 use gable_model::gguf::writer::TensorWriter;
 use gable_model::imatrix::Imatrix;
 use gable_model::quantize::{
-    Choice, FILE_TYPES, FileType, ImatrixUse, Quantizer, Recipe, Source, format_by_name,
+    Choice, FILE_TYPES, FileType, ImatrixUse, Quantizer, Recipe, Source, format_by_name, importances,
 };
 use gable_model::tensor_table::TensorInfo;
 use regex::Regex;
@@ -218,11 +218,11 @@ fn check(source: &Source, choices: &[Choice], imatrix: Option<&Imatrix>, args: &
             );
         }
         let Some(importance) = imatrix.and_then(|m| m.importance(&tensor.name)) else { continue };
-        if importance.len() != tensor.dims.cols() {
+        let columns = importances(tensor);
+        if importance.len() != columns {
             bail!(
-                "tensor {:?} has {} columns, but {} in the importance matrix, which is of another model",
+                "tensor {:?} has {columns} columns, but {} in the importance matrix, which is of another model",
                 tensor.name,
-                tensor.dims.cols(),
                 importance.len()
             );
         }

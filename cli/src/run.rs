@@ -2,6 +2,8 @@
 //!
 //! The text goes to stdout as it comes. What was computed with, and how fast, goes to stderr.
 
+mod kept;
+
 use crate::exit::{Interrupted, say};
 use crate::interrupt::Interrupt;
 use crate::options::{ContinueArgs, PromptArgs, SavedArgs, Saving, count, usage};
@@ -9,12 +11,12 @@ use crate::statistics::{negative_log, top_tokens};
 use anyhow::Result;
 use gable_kernels::Kernels;
 use gable_model::RunError;
-use gable_model::generate::{Drawn, GenerateOptions, GenerateStats, StopReason, generate, generate_with};
+use gable_model::generate::{Drawn, GenerateOptions, GenerateStats, StopReason, generate_with};
 use gable_model::sampler::Sampler;
 use gable_model::session::Session;
 use gable_model::speculate::SpeculationCounts;
 use gable_model::tokenizer::{EncodeOptions, Tokenizer};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::io::Write;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
@@ -28,6 +30,7 @@ use std::time::{Duration, Instant};
   gable run -m qwen2.5-coder --fim-prefix 'fn add(a: i32, b: i32) -> i32 {' --fim-suffix '}' -n 32
   gable run -j '{\"type\": \"array\", \"items\": {\"type\": \"integer\"}}' 'Three primes as JSON: '
   gable run --temp 0 -n 8 --logprobs 5 'My teacher was Professor'
+  gable run --session story.session --prompt-cache-all -n 100
   echo 'Once upon a time' | gable run -")]
 pub struct RunArgs {
     #[command(flatten)]
@@ -63,7 +66,7 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let mut config = how.sampling.config()?;
     let gap = args.fim_prefix.is_some() || args.fim_suffix.is_some();
     let prompt = if gap { None } else { args.prompt.read()? };
-    if prompt.is_none() && !gap {
+    if prompt.is_none() && !gap && !how.saved.exists() {
         return Err(usage("no prompt; write it after the options, with -p, or with -f FILE"));
     }
     let kernels = Kernels::new().map_err(|error| usage(error.to_string()))?;
@@ -73,79 +76,72 @@ pub fn run(args: &RunArgs) -> Result<()> {
     let seed = config.seed;
     let mut sampler = Sampler::new(config, model.config().vocab_size)?;
     how.form.constrain(&mut sampler, tokenizer)?;
-    let (prompt, ids) = match prompt {
+    let given = match &prompt {
         Some(prompt) => {
             let encode = EncodeOptions { add_special: true, parse_special: args.parse_special };
-            let ids = encode_open(tokenizer, &prompt, encode)?;
-            (prompt, ids)
+            Some(encode_open(tokenizer, prompt, encode)?)
         }
-        None => {
+        None if gap => {
             let text = |text: &Option<String>| args.prompt.unescaped(text.as_deref().unwrap_or_default());
-            let ids = tokenizer.encode_gap(&text(&args.fim_prefix), &text(&args.fim_suffix))?;
-            let pieces = ids.iter().map(|&id| String::from_utf8_lossy(tokenizer.piece(id)));
-            (pieces.collect(), ids)
+            Some(tokenizer.encode_gap(&text(&args.fim_prefix), &text(&args.fim_suffix))?)
         }
+        None => None,
     };
     let mut session = how.session.session(&model, how.draft.max_logits())?;
     let interrupt = Interrupt::watch()?;
     session.set_cancel(interrupt.flag());
+    say(&format!("{}: {}, seed {seed}", model.name(), how.session.features(kernels)));
+    let note = how.saved.restore(&mut session)?;
+    // Without a prompt, the text that was kept goes on.
+    let kept = || session.tokens().iter().copied().chain(kept::next_of(&note)).collect();
+    let ids: Vec<u32> = given.unwrap_or_else(kept);
     if ids.len() > session.max_positions() {
         // Before the prompt is printed: nothing will follow it.
         return Err(RunError::ContextFull { needed: ids.len(), max: session.max_positions() }.into());
     }
-    say(&format!("{}: {}, seed {seed}", model.name(), how.session.features(kernels)));
-    let note = how.saved.restore(&mut session)?;
     let Some(read) = read_ahead(&how.saved, &note, &mut session, &mut sampler, &ids, &interrupt)? else {
         return Err(Interrupted.into());
     };
 
-    let mut out = Checked::new();
+    let out = RefCell::new(Checked::new());
     let shift = how.shift.keep(ids.len(), session.max_positions())?;
     let options = GenerateOptions { draft: how.draft.draft, shift, ..how.generation.options() };
-    let mut text = String::new();
-    let (stats, pressed) = match args.logprobs {
-        None if args.json => interrupt.during(|| {
-            generate(&mut session, tokenizer, &mut sampler, read.left, &options, &mut |piece| {
-                text.push_str(piece);
-                ControlFlow::Continue(())
-            })
-        }),
-        None => {
-            if !args.no_display_prompt && !gap {
-                let _ = out.write(&prompt);
-            }
-            let done = interrupt.during(|| {
-                generate(&mut session, tokenizer, &mut sampler, read.left, &options, &mut |text| {
-                    out.write(text)
-                })
-            });
-            let _ = out.write("\n");
-            done
+    let (mut text, next) = (String::new(), Cell::new(None));
+    let plain = args.logprobs.is_none() && !args.json;
+    if let (Some(prompt), true, false) = (&prompt, plain, args.no_display_prompt) {
+        let _ = out.borrow_mut().write(prompt);
+    }
+    let mut on_text = |piece: &str| {
+        if args.json {
+            text.push_str(piece);
         }
-        Some(n) => interrupt.during(|| {
-            let out = RefCell::new(&mut out);
-            let write = |text: &str| out.borrow_mut().write(text);
-            generate_with(
-                &mut session,
-                tokenizer,
-                &mut sampler,
-                read.left,
-                &options,
-                &mut |_| write(""),
-                &mut |drawn| {
-                    // An error comes up at the next text.
-                    let _ = write(&logprobs_line(tokenizer, &drawn, n));
-                },
-            )
-        }),
+        out.borrow_mut().write(if plain { piece } else { "" })
     };
+    let mut on_token = |drawn: Drawn<'_>| {
+        next.set((!drawn.ends_text).then_some(drawn.token));
+        if let Some(n) = args.logprobs {
+            // An error comes up at the next text.
+            let _ = out.borrow_mut().write(&logprobs_line(tokenizer, &drawn, n));
+        }
+    };
+    let (stats, pressed) = interrupt.during(|| {
+        generate_with(&mut session, tokenizer, &mut sampler, read.left, &options, &mut on_text, &mut on_token)
+    });
+    let mut out = out.into_inner();
+    if plain {
+        let _ = out.write("\n");
+    }
     let mut stats = stats?;
     stats.prompt_tokens = stats.prompt_tokens.saturating_add(read.tokens);
     stats.prompt_time = stats.prompt_time.saturating_add(read.time);
     if how.saved.saving() == Saving::All {
-        how.saved.save(&session, &note)?;
+        how.saved.save(&session, &kept::with_next(&note, next.get()))?;
     }
     if args.json {
+        let prompt = prompt.unwrap_or_else(|| {
+            let pieces = ids.iter().map(|&id| String::from_utf8_lossy(tokenizer.piece(id)));
+            if gap { pieces.collect() } else { String::new() }
+        });
         let _ = out.write(&json_line(&prompt, &text, seed, &stats));
     }
     out.finish()?;
@@ -170,31 +166,37 @@ struct ReadAhead<'i> {
 /// alone, all but its last token are read here. Nothing if somebody pressed Ctrl-C.
 fn read_ahead<'i>(
     saved: &SavedArgs,
-    note: &[u8],
+    old: &[u8],
     session: &mut Session,
     sampler: &mut Sampler,
     ids: &'i [u32],
     interrupt: &Interrupt,
 ) -> Result<Option<ReadAhead<'i>>> {
+    let held = session.tokens().len();
     let common = session.keep_common(ids)?;
     let (kept, new) = ids.split_at_checked(common).unwrap_or((&[], ids));
     kept.iter().try_for_each(|&id| sampler.accept(id))?;
-    // If the file holds all but the last token, there is nothing new for it.
+    let note = kept::with_next(old, ids.last().copied());
+    // If the file holds more, or all but the last token and which that is, there is nothing new for it.
+    let is_new = |head: &[u32]| !head.is_empty() || (held == common && *old != *note);
     let Some((head, last)) = new
         .split_at_checked(new.len().saturating_sub(1))
-        .filter(|(head, _)| saved.saving() == Saving::Prompt && !head.is_empty())
+        .filter(|(head, _)| saved.saving() == Saving::Prompt && is_new(head))
     else {
         return Ok(Some(ReadAhead { left: new, tokens: 0, time: Duration::ZERO }));
     };
     let start = Instant::now();
-    let (read, pressed) = interrupt.during(|| session.prefill(head).map(|_| ()));
+    let (read, pressed) = interrupt.during(|| match head {
+        [] => Ok(()),
+        head => session.prefill(head).map(|_| ()),
+    });
     if pressed {
         return Ok(None);
     }
     read?;
     let time = start.elapsed();
     head.iter().try_for_each(|&id| sampler.accept(id))?;
-    saved.save(session, note)?;
+    saved.save(session, &note)?;
     Ok(Some(ReadAhead { left: last, tokens: head.len(), time }))
 }
 

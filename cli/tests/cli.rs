@@ -34,7 +34,8 @@ fn the_text_does_not_depend_on_the_number_of_threads() {
     assert!(one.status.success(), "{}", stderr(&one));
     let text = stdout(&one);
     assert!(text.starts_with(PROMPT) && text.ends_with('\n') && text.len() > PROMPT.len() + 10, "{text:?}");
-    for threads in ["2", "3"] {
+    // More than most machines have, too.
+    for threads in ["2", "3", "4", "16", "64"] {
         assert_eq!(run(threads, &[]).stdout, one.stdout, "{threads} threads");
     }
     let strict = run("1", &["--strict", "-ub", "3", "-ctk", "f16"]);
@@ -222,6 +223,53 @@ fn ctrl_c_stops_the_reading_of_a_prompt() {
     assert!(stdout(&out).trim().is_empty(), "nothing was generated");
     let read = text.lines().find_map(|line| line.trim().split_once(" prompt tokens processed"));
     assert!(read.is_none_or(|(n, _)| n.parse::<usize>().unwrap() < 4000), "{text}");
+}
+
+/// Seconds of processor time that a process has used so far, also one that has ended and was not waited for.
+#[cfg(target_os = "linux")]
+fn cpu_seconds(id: u32) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{id}/stat")).unwrap();
+    // Behind the name, which is in brackets: state, ten more, then user and system time.
+    let fields: Vec<&str> = stat.rsplit_once(')').unwrap().1.split_whitespace().collect();
+    // Linux counts them in hundredths of a second for everybody.
+    fields[11..13].iter().map(|ticks| ticks.parse::<f64>().unwrap() / 100.0).sum()
+}
+
+/// By its processor time, which is the same on a machine that is busy otherwise.
+#[cfg(target_os = "linux")]
+#[test]
+fn ctrl_c_ends_a_prompt_and_a_text_after_little_more_work() {
+    let model = cached("smollm2");
+    let prompt = "word ".repeat(7000);
+    for (text, in_prompt) in [(prompt.as_str(), true), (PROMPT, false)] {
+        let args = ["run", "-m", &model, "-c", "0", "-n", "8000", "--ignore-eos", "-t", "1", text];
+        let mut child = gable(&args).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut out = child.stdout.take().unwrap();
+        let mut errors = BufReader::new(child.stderr.take().unwrap());
+        let mut line = String::new();
+        while !line.contains("isa ") {
+            assert!(errors.read_line(&mut line).unwrap() > 0, "{line}");
+        }
+        match in_prompt {
+            // Well into the prompt.
+            true => {
+                let start = cpu_seconds(child.id());
+                while cpu_seconds(child.id()) < start + 0.3 {
+                    std::thread::sleep(std::time::Duration::from_millis(5));
+                }
+            }
+            false => out.read_exact(&mut vec![0; PROMPT.len() + 20]).unwrap(),
+        }
+        let before = cpu_seconds(child.id());
+        assert!(Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap().success());
+        // Both end when the process has.
+        out.read_to_end(&mut Vec::new()).unwrap();
+        errors.read_to_string(&mut line).unwrap();
+        let more = cpu_seconds(child.id()) - before;
+        assert_eq!(child.wait().unwrap().code(), Some(130), "{line}");
+        // Meant are 0.25 s; a slow machine may take four times as long, and the whole would be a minute.
+        assert!(more < 1.0, "{more} s of work after Ctrl-C: {line}");
+    }
 }
 
 #[test]

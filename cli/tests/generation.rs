@@ -137,6 +137,47 @@ fn a_prompt_that_was_kept_is_not_read_again_and_the_text_is_the_same() {
 }
 
 #[test]
+fn a_text_that_was_kept_goes_on_without_a_prompt() {
+    for (model, draft) in [("smollm2", "0"), ("smollm2", "8"), ("gemma3", "0")] {
+        let model = cached(model);
+        let file = Scrap::new(&format!("text-{draft}.session"));
+        let run = |n: &str, more: &[&str]| {
+            // Strictly, since the token that comes next is read as a prompt.
+            let args = ["run", "-m", &model, "--strict", "--temp", "0", "-n", n, "--draft", draft];
+            output(&[&args[..], &["--no-display-prompt"], more].concat())
+        };
+        let line = |out: &Output| text(out).trim_end_matches('\n').to_owned();
+        let prompt = ["-p", "One, two, three, four, five, six,"];
+        let cache = ["--prompt-cache", file.path()];
+        let all = [&cache[..], &["--prompt-cache-all"]].concat();
+        let whole = line(&run("24", &prompt));
+        // Of the prompt alone, as often as one likes.
+        assert_eq!(line(&run("4", &[&cache[..], &prompt].concat())), line(&run("4", &prompt)));
+        let bytes = std::fs::read(file.path()).unwrap();
+        assert_eq!(line(&run("24", &cache)), whole);
+        assert_eq!(std::fs::read(file.path()).unwrap(), bytes);
+        // And piece by piece.
+        let parts = ["8", "9", "7"].map(|n| line(&run(n, &all)));
+        assert_eq!(parts.concat(), whole, "{parts:?}");
+        // Another last word is another text.
+        let other = ["-p", "One, two, three, four, five, six"];
+        run("1", &[&cache[..], &["--prompt-cache-all"], &other].concat());
+        run("1", &[&cache[..], &other].concat());
+        let json: Value =
+            serde_json::from_str(&text(&run("5", &[&cache[..], &["--json"]].concat()))).unwrap();
+        assert_eq!((&json["prompt"], &json["prompt_tokens"]), (&"".into(), &1.into()));
+        if draft == "0" && model.contains("smollm2") {
+            // A chat begins anew: it was none that was kept.
+            let chat = talk(&["chat", "-m", &model, "-n", "1", cache[0], cache[1]], "Hello\n");
+            assert!(chat.status.success(), "{}", notes(&chat));
+        }
+    }
+    let none = Scrap::new("none.session");
+    let model = fixture("llama/model.gguf");
+    fails(&["run", "-m", &model, "--prompt-cache", none.path()], 2, &["no prompt"]);
+}
+
+#[test]
 fn a_chat_goes_on_where_it_was_left() {
     let model = cached("smollm2");
     let file = Scrap::new("chat.session");

@@ -419,6 +419,56 @@ fn importance_is_collected_and_used() {
 }
 
 #[test]
+fn experts_are_quantized_by_what_each_of_them_has_seen() {
+    let (folder, source) = (Folder::new("experts"), fixture("qwen3moe"));
+    fs::write(folder.at("text"), "the cat and the other cat in the hat ".repeat(20)).unwrap();
+    let (words, imatrix) = (folder.at("text"), folder.at("i.gguf"));
+    let [model, words, out] = [&source, &words, &imatrix].map(|path| path.to_str().unwrap());
+    let output =
+        gable(&["imatrix", "-m", model, "-c", "32", "-f", words, "-o", out, "--json"]).output().unwrap();
+    let said: Value = serde_json::from_str(&succeeds(&output)).unwrap();
+    assert_eq!(said["matrices"], 16);
+    let (with, without) = (folder.at("with.gguf"), folder.at("without.gguf"));
+    let output = quantize(&[&"--imatrix", &imatrix, &source, &with, &"Q4_0"]);
+    succeeds(&output);
+    // The routers stay as they are.
+    let said = text(&output.stderr);
+    assert!(said.contains("have importance for 14 of the tensors"), "{said}");
+    succeeds(&quantize(&[&source, &without, &"Q4_0"]));
+    assert_eq!(types(&with), types(&without));
+    assert_eq!(types(&with)["blk.0.ffn_down_exps.weight"], "Q4_0");
+    let logits = [&source, &with, &without].map(|path| next(path));
+    assert!(logits[1] != logits[2], "{logits:?}");
+}
+
+#[test]
+fn folders_of_every_kind_become_files_that_open() {
+    for name in ["phi3", "qwen3moe", "bert"] {
+        let (folder, scrap) = (Folder::new(&format!("folder-{name}")), Folder::new(&format!("made-{name}")));
+        let source = fixture(name).with_file_name("hf");
+        for entry in fs::read_dir(&source).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
+            fs::copy(entry.path(), folder.at(entry.file_name().to_str().unwrap())).unwrap();
+        }
+        if name != "bert" {
+            fs::copy(
+                fixture("gpt2").with_file_name("hf").join("tokenizer.json"),
+                folder.at("tokenizer.json"),
+            )
+            .unwrap();
+        }
+        let target = scrap.at("made.gguf");
+        succeeds(&quantize(&[&folder.0, &target, &"Q8_0"]));
+        assert!(types(&target).values().any(|kind| kind == "Q8_0"), "{name}");
+        let command = if name == "bert" { "embed" } else { "run" };
+        let mut args = vec![command, "-m", target.to_str().unwrap(), "-p", "the cat"];
+        if command == "run" {
+            args.extend(["-n", "3"]);
+        }
+        succeeds(&gable(&args).output().unwrap());
+    }
+}
+
+#[test]
 fn a_wrong_command_line_is_explained() {
     let (folder, source) = (Folder::new("usage"), fixture("llama"));
     let target = folder.at("x.gguf");

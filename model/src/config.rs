@@ -169,8 +169,7 @@ impl ModelConfig {
         let n_heads = keys.extent("attention.head_count")?;
         let head_dim = keys.extent_or("attention.key_length", d_model / n_heads)?;
         let n_layers = keys.extent("block_count")?;
-        let average_query = family.average_query_layers == Some(n_layers);
-        let query_width = if average_query { d_model / n_heads } else { head_dim };
+        let query_width = family.query_width(n_layers, d_model, n_heads, head_dim);
         let max_seq_len = keys.extent("context_length")?;
         let eps_key = match family.norm {
             NormKind::Rms => "attention.layer_norm_rms_epsilon",

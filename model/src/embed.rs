@@ -53,6 +53,15 @@ impl Pooling {
         }
     }
 
+    /// The way back.
+    pub(crate) fn to_gguf(self) -> u32 {
+        match self {
+            Pooling::Mean => 1,
+            Pooling::Cls => 2,
+            Pooling::Last => 3,
+        }
+    }
+
     /// What `1_Pooling/config.json` of a folder says, if there is one.
     ///
     /// # Errors

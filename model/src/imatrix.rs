@@ -6,15 +6,18 @@
 //!
 //! ```text
 //! general.type = "imatrix"   imatrix.datasets [str]   imatrix.chunk_count u32   imatrix.chunk_size u32
-//! NAME.in_sum2  f32 [columns, 1]   sums of squares over all rows seen
-//! NAME.counts   f32 [1, 1]         how many rows
+//! NAME.in_sum2  f32 [columns, n]   sums of squares over all rows seen
+//! NAME.counts   f32 [1, n]         how many rows
 //! ```
+//!
+//! `n` is 1, or the number of experts, whose matrices are one tensor: each has seen only the rows that chose it.
 
 use crate::LoadError;
 use crate::arch::{Role, gguf_name};
 use crate::gguf::{Array, Gguf, writer::GgufWriter};
 use crate::model::Model;
 use crate::observer::{Observer, Site};
+use crate::weights::FeedForward;
 use gable_kernels::MatRef;
 use gable_kernels::quant::Format;
 use std::collections::BTreeMap;
@@ -24,24 +27,45 @@ use std::path::Path;
 const SUMS: &str = ".in_sum2";
 const COUNTS: &str = ".counts";
 
-/// Squares of one matrix's inputs.
+/// Squares of the inputs of a matrix, or of each expert's.
 #[derive(Debug, Clone, PartialEq, Default)]
 struct Squares {
-    /// One sum per column.
+    /// One sum per column, matrix after matrix.
     sums: Vec<f64>,
-    /// Rows that were added.
-    rows: f64,
+    /// Rows that were added, one number per matrix.
+    rows: Vec<f64>,
 }
 
 impl Squares {
-    fn add(&mut self, values: MatRef<'_>) {
-        self.sums.resize(values.cols(), 0.0);
+    /// Adds rows that the matrix with a number has read.
+    fn add(&mut self, matrix: usize, values: MatRef<'_>) {
+        self.make_room(matrix.saturating_add(1), values.cols());
+        let sums = self.sums.chunks_exact_mut(values.cols().max(1)).nth(matrix).unwrap_or_default();
         for i in 0..values.rows() {
-            for (sum, x) in self.sums.iter_mut().zip(values.row(i)) {
+            for (sum, x) in sums.iter_mut().zip(values.row(i)) {
                 *sum += f64::from(*x) * f64::from(*x);
             }
-            self.rows += 1.0;
         }
+        if let Some(rows) = self.rows.get_mut(matrix) {
+            *rows += values.rows() as f64;
+        }
+    }
+
+    /// At least so many matrices.
+    fn make_room(&mut self, matrices: usize, columns: usize) {
+        if self.rows.len() < matrices {
+            self.rows.resize(matrices, 0.0);
+            self.sums.resize(matrices.saturating_mul(columns), 0.0);
+        }
+    }
+
+    fn columns(&self) -> usize {
+        self.sums.len() / self.rows.len().max(1)
+    }
+
+    /// The matrices' sums, with their rows.
+    fn matrices(&self) -> impl Iterator<Item = (&[f64], f64)> {
+        self.sums.chunks_exact(self.columns().max(1)).zip(self.rows.iter().copied())
     }
 }
 
@@ -83,12 +107,13 @@ impl Imatrix {
             let Some(name) = tensor.name.strip_suffix(SUMS) else { continue };
             let counts = gguf.table().require(&format!("{name}{COUNTS}"))?;
             let fault = |reason: String| LoadError::Tensor { name: tensor.name.to_string(), reason };
-            if tensor.dims.rows() != 1 || counts.dims.elements() != 1 {
-                let n = tensor.dims.rows();
-                return Err(fault(format!("holds the inputs of {n} matrices; 1 is read (no experts)")));
+            let (matrices, counted) = (tensor.dims.rows(), counts.dims.elements());
+            if matrices != counted || matrices == 0 {
+                return Err(fault(format!(
+                    "holds the inputs of {matrices} matrices, but {counted} counts of rows"
+                )));
             }
-            let sums = floats(gguf, tensor)?;
-            let rows = floats(gguf, counts)?.first().copied().unwrap_or(0.0);
+            let (sums, rows) = (floats(gguf, tensor)?, floats(gguf, counts)?);
             entries.insert(name.to_owned(), Squares { sums, rows });
         }
         if entries.is_empty() {
@@ -112,11 +137,13 @@ impl Imatrix {
         self.entries.is_empty()
     }
 
-    /// Mean square of every input column of a matrix; `None` for a matrix that was not seen.
+    /// Mean square of every input column of a matrix; of a tensor of experts, of one after the other, and 1 where none was
+    /// ever chosen. `None` for a matrix that was not seen.
     #[expect(clippy::cast_possible_truncation, reason = "as f32 they are used")]
     pub fn importance(&self, name: &str) -> Option<Vec<f32>> {
-        let entry = self.entries.get(name).filter(|e| e.rows > 0.0)?;
-        Some(entry.sums.iter().map(|s| (s / entry.rows) as f32).collect())
+        let entry = self.entries.get(name).filter(|e| e.rows.iter().any(|n| *n > 0.0))?;
+        let mean = |sum: f64, rows: f64| if rows > 0.0 { (sum / rows) as f32 } else { 1.0 };
+        Some(entry.matrices().flat_map(|(sums, rows)| sums.iter().map(move |s| mean(*s, rows))).collect())
     }
 
     /// Adds what another one holds.
@@ -126,10 +153,8 @@ impl Imatrix {
     pub fn merge(&mut self, other: &Imatrix) -> Result<(), LoadError> {
         for (name, from) in &other.entries {
             let to = self.entries.entry(name.clone()).or_default();
-            if to.sums.is_empty() {
-                to.sums.resize(from.sums.len(), 0.0);
-            }
-            if to.sums.len() != from.sums.len() {
+            to.make_room(if to.rows.is_empty() { from.rows.len() } else { 0 }, from.columns());
+            if (to.columns(), to.rows.len()) != (from.columns(), from.rows.len()) {
                 let reason = format!(
                     "has {} columns in one and {} in another importance matrix",
                     to.sums.len(),
@@ -137,8 +162,10 @@ impl Imatrix {
                 );
                 return Err(LoadError::Tensor { name: name.clone(), reason });
             }
-            to.rows += from.rows;
-            to.sums.iter_mut().zip(&from.sums).for_each(|(to, from)| *to += from);
+            let add =
+                |to: &mut [f64], from: &[f64]| to.iter_mut().zip(from).for_each(|(to, from)| *to += from);
+            add(&mut to.rows, &from.rows);
+            add(&mut to.sums, &from.sums);
         }
         for name in &other.datasets {
             if !self.datasets.contains(name) {
@@ -164,7 +191,7 @@ impl Imatrix {
             |values: &[f64]| values.iter().flat_map(|x| (*x as f32).to_le_bytes()).collect::<Vec<u8>>();
         for entry in self.entries.values() {
             tensors.tensor(&bytes(&entry.sums))?;
-            tensors.tensor(&bytes(&[entry.rows]))?;
+            tensors.tensor(&bytes(&entry.rows))?;
         }
         tensors.finish()
     }
@@ -175,9 +202,10 @@ impl Imatrix {
         writer.set("imatrix.chunk_count", &self.chunk_count)?;
         writer.set("imatrix.chunk_size", &self.chunk_size)?;
         for (name, entry) in &self.entries {
-            let columns = u64::try_from(entry.sums.len()).unwrap_or(u64::MAX);
-            writer.declare(&format!("{name}{SUMS}"), &[columns, 1], Format::F32)?;
-            writer.declare(&format!("{name}{COUNTS}"), &[1, 1], Format::F32)?;
+            let [columns, matrices] =
+                [entry.columns(), entry.rows.len()].map(|n| u64::try_from(n).unwrap_or(u64::MAX));
+            writer.declare(&format!("{name}{SUMS}"), &[columns, matrices], Format::F32)?;
+            writer.declare(&format!("{name}{COUNTS}"), &[1, matrices], Format::F32)?;
         }
         Ok(writer)
     }
@@ -207,14 +235,17 @@ fn floats(gguf: &Gguf, tensor: &crate::tensor_table::TensorInfo) -> Result<Vec<f
 pub struct Collector {
     /// Whether the output matrix is one of them.
     output: bool,
-    seen: BTreeMap<(usize, usize), Squares>,
+    seen: BTreeMap<Place, Squares>,
 }
+
+/// A layer, which of [`INPUTS`], and whether experts read there.
+type Place = (usize, usize, bool);
 
 /// Where inputs can be seen, and which matrices take them.
 const INPUTS: [(Site, &[Role]); 5] = [
     (Site::AttentionInput, &[Role::Q, Role::K, Role::V]),
     (Site::Heads, &[Role::AttentionOutput]),
-    (Site::FfnInput, &[Role::Gate, Role::Up]),
+    (Site::FfnInput, &[Role::Gate, Role::Up, Role::Router]),
     (Site::FfnActivation, &[Role::Down]),
     (Site::FinalNorm, &[Role::Output]),
 ];
@@ -235,9 +266,12 @@ impl Collector {
     /// [`LoadError::Tensor`] if the inputs of a matrix were not finite, which no weighting survives.
     pub fn finish(self, model: &Model) -> Result<Imatrix, LoadError> {
         let mut entries = BTreeMap::new();
-        for ((layer, site), squares) in self.seen {
+        for ((layer, site, of_experts), mut squares) in self.seen {
+            if let (true, Some(experts)) = (of_experts, model.config().experts) {
+                squares.make_room(experts.count, squares.columns());
+            }
             for role in INPUTS.get(site).map_or(&[][..], |(_, roles)| roles) {
-                let Some(role) = present(model, layer, *role) else { continue };
+                let Some(role) = present(model, layer, *role, of_experts) else { continue };
                 let name = format!("{}.weight", gguf_name(role).replace("{i}", &layer.to_string()));
                 if !squares.sums.iter().all(|s| s.is_finite()) {
                     let reason = "has inputs that are not finite; the weights are damaged".to_owned();
@@ -250,21 +284,24 @@ impl Collector {
     }
 }
 
-/// The role under which the file has the matrix: Q, K and V may be one, a gate need not be there.
-fn present(model: &Model, layer: usize, role: Role) -> Option<Role> {
+/// The role under which the file has the matrix: Q, K and V may be one, as gate and up may be; a gate need not be there, and
+/// experts stand in the place of a network.
+fn present(model: &Model, layer: usize, role: Role, of_experts: bool) -> Option<Role> {
     let weights = model.weights();
     let Some(layer) = weights.layers.get(layer) else {
         return Some(if weights.output.is_some() { Role::Output } else { Role::Embedding });
     };
-    match role {
-        Role::Q | Role::K | Role::V if layer.q.weight.name() == layer.k.weight.name() => Some(Role::Qkv),
-        // An expert sees only some of the rows.
-        Role::Gate | Role::Up | Role::Down => match (role, layer.ffn.dense()) {
-            (_, None) => None,
-            (Role::Gate, Some(ffn)) if ffn.gate.is_none() => None,
-            _ => Some(role),
-        },
-        role => Some(role),
+    match (&layer.ffn, role) {
+        (_, Role::Q | Role::K | Role::V) if layer.q.weight.name() == layer.k.weight.name() => Some(Role::Qkv),
+        (FeedForward::Dense(_), Role::Router) => None,
+        (FeedForward::Dense(ffn), Role::Gate) if ffn.gate.is_none() => None,
+        (FeedForward::Experts(_), Role::Gate | Role::Up | Role::Down) => of_experts.then_some(match role {
+            Role::Gate => Role::ExpertGate(0),
+            Role::Up => Role::ExpertUp(0),
+            _ => Role::ExpertDown(0),
+        }),
+        (FeedForward::Experts(_), _) if of_experts => None,
+        (_, role) => Some(role),
     }
 }
 
@@ -275,7 +312,13 @@ impl Observer for Collector {
 
     fn observe(&mut self, layer: usize, site: Site, values: MatRef<'_>) {
         if let Some(site) = place(site) {
-            self.seen.entry((layer, site)).or_default().add(values);
+            self.seen.entry((layer, site, false)).or_default().add(0, values);
+        }
+    }
+
+    fn observe_expert(&mut self, layer: usize, expert: usize, site: Site, values: MatRef<'_>) {
+        if let Some(site) = place(site) {
+            self.seen.entry((layer, site, true)).or_default().add(expert, values);
         }
     }
 }

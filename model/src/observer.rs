@@ -33,7 +33,7 @@ pub enum Site {
     ResidualMid,
     /// The normalised rows that the feed-forward network reads, `[rows, d_model]`.
     FfnInput,
-    /// The feed-forward network's inner values after nonlinearity and gate, `[rows, d_ff]`; not where there are experts.
+    /// The feed-forward network's inner values after nonlinearity and gate, `[rows, d_ff]`; of experts one by one.
     FfnActivation,
     /// What the feed-forward network adds to the residual stream, `[rows, d_model]`.
     FfnOut,
@@ -89,6 +89,8 @@ pub trait Observer {
     fn wants(&self, layer: usize, site: Site) -> bool;
     /// The values of one batch at a place that was wanted.
     fn observe(&mut self, layer: usize, site: Site, values: MatRef<'_>);
+    /// The same, of the rows that chose an expert, and only where the layer's place was wanted.
+    fn observe_expert(&mut self, _layer: usize, _expert: usize, _site: Site, _values: MatRef<'_>) {}
     /// An operation is done, on all threads; outside of layers `layer` is 0 before and `n_layers` after them.
     fn done(&mut self, _layer: usize, _operation: Operation) {}
 }

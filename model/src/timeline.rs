@@ -106,6 +106,10 @@ impl Observer for Watch<'_> {
         self.observer.observe(layer, site, values);
     }
 
+    fn observe_expert(&mut self, layer: usize, expert: usize, site: Site, values: MatRef<'_>) {
+        self.observer.observe_expert(layer, expert, site, values);
+    }
+
     fn done(&mut self, layer: usize, operation: Operation) {
         let end = self.timeline.now();
         if let Some(pass) = self.timeline.passes.last_mut() {

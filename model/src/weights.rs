@@ -385,6 +385,15 @@ impl Binder<'_> {
         self.table.require(&name).err().unwrap_or(LoadError::MissingTensor { name })
     }
 
+    /// The whole of a matrix as it is stored, if it is in the file.
+    ///
+    /// # Errors
+    /// [`LoadError::Tensor`] for rows of broken blocks.
+    pub(crate) fn stored(&self, role: Role) -> Result<Option<WeightMatrix>, LoadError> {
+        let found = self.find(role, 0, ".weight");
+        found.map(|(name, info)| WeightMatrix::of_tensor(info, &name)).transpose()
+    }
+
     /// A matrix of a given shape, if it is in the file.
     fn matrix(
         &self,

@@ -8,12 +8,14 @@ use gable_kernels::gemm::Phase;
 use gable_kernels::quant::Format;
 use gable_kernels::{Kernels, MatRef};
 use gable_model::forward::Numerics;
-use gable_model::gguf::OverrideValue;
+use gable_model::gguf::{Gguf, OverrideValue};
+use gable_model::imatrix::{Collector, Imatrix};
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::{Observer, Site};
 use gable_model::quantize::{FileType, Quantizer, Recipe, Source};
 use gable_model::session::{Session, SessionOptions};
-use gable_model::weights::{Experts, FeedForward};
+use gable_model::tensor_table::{Dims, TensorInfo};
+use gable_model::weights::{Experts, FeedForward, Linear};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -192,4 +194,103 @@ fn a_session_of_a_model_with_experts_decodes_without_error_beyond_its_prompt() {
     for token in 5..9 {
         assert!(session.decode(token).unwrap().iter().all(|x| x.is_finite()));
     }
+}
+
+/// `act(W_gate x) * (W_up x)` of an expert, in f64.
+fn inner(model: &Model, layer: usize, expert: usize, x: &[f32]) -> Vec<f64> {
+    let expert = &experts(model, layer).list[expert];
+    let times = |linear: &Linear| -> Vec<f64> {
+        let view = linear.weight.view(model.files()).unwrap();
+        let mut row = vec![0.0; view.cols()];
+        let mut product = |i| {
+            Kernels::best().dequantize_row(&view, i, &mut row).unwrap();
+            row.iter().zip(x).map(|(w, x)| f64::from(*w) * f64::from(*x)).sum()
+        };
+        (0..view.rows()).map(&mut product).collect()
+    };
+    let (gate, up) = (times(expert.gate.as_ref().unwrap()), times(&expert.up));
+    gate.iter().zip(&up).map(|(g, u)| g / (1.0 + (-g).exp()) * u).collect()
+}
+
+#[test]
+fn an_experts_importance_is_the_mean_square_of_the_rows_that_chose_it() {
+    let model = model();
+    let tokens = tokens();
+    let (mut collector, mut inputs) = (Collector::new(false), RouterInputs::default());
+    // Few enough that some expert has seen nothing.
+    for (phase, part) in [(Phase::Prompt, &tokens[..2]), (Phase::Decode, &tokens[2..3])] {
+        for observer in [&mut collector as &mut dyn Observer, &mut inputs] {
+            let mut session = session(&model, Kernels::best(), Numerics::Exact, 8, 1);
+            session.observe(phase, part, |_| false, observer).unwrap();
+        }
+    }
+    let imatrix = collector.finish(&model).unwrap();
+    let file = imatrix.write(Vec::new()).unwrap();
+    let gguf = Gguf::from_bytes(file.clone()).unwrap();
+    let count = model.config().experts.unwrap().count;
+    let mut idle = 0;
+    for layer in 0..model.config().n_layers {
+        for (matrix, columns) in [("gate", 32), ("up", 32), ("down", 32)] {
+            let name = format!("blk.{layer}.ffn_{matrix}_exps.weight");
+            let found = imatrix.importance(&name).unwrap();
+            for expert in 0..count {
+                let chosen = |(at, x): &&(usize, Vec<f32>)| {
+                    *at == layer && best_two(&model, layer, x).contains(&expert)
+                };
+                let rows: Vec<Vec<f64>> = inputs
+                    .0
+                    .iter()
+                    .filter(chosen)
+                    .map(|(_, x)| match matrix {
+                        "down" => inner(&model, layer, expert, x),
+                        _ => x.iter().map(|x| f64::from(*x)).collect(),
+                    })
+                    .collect();
+                idle += usize::from(rows.is_empty());
+                for column in 0..columns {
+                    let squares: f64 = rows.iter().map(|row| row[column] * row[column]).sum();
+                    let want = if rows.is_empty() { 1.0 } else { squares / rows.len() as f64 };
+                    let found = f64::from(found[expert * columns + column]);
+                    assert!((found - want).abs() <= 1e-4 * want + 1e-9, "{name} {expert}: {found}, {want}");
+                }
+            }
+            let dims = |kind| gguf.table().require(&format!("{name}.{kind}")).unwrap().dims.to_vec();
+            assert_eq!((dims("in_sum2"), dims("counts")), (vec![columns, count], vec![1, count]), "{name}");
+        }
+        assert_eq!(imatrix.importance(&format!("blk.{layer}.ffn_gate_inp.weight")).unwrap().len(), 32);
+    }
+    assert!(idle > 0);
+    let path = std::env::temp_dir().join(format!("gable-experts-imatrix-{}.gguf", std::process::id()));
+    std::fs::write(&path, file).unwrap();
+    let read = Imatrix::open(&path).unwrap();
+    std::fs::remove_file(path).unwrap();
+    assert_eq!(read.len(), imatrix.len());
+    let mut twice = read.clone();
+    twice.merge(&read).unwrap();
+    let name = "blk.0.ffn_down_exps.weight";
+    assert_eq!(twice.importance(name), read.importance(name));
+}
+
+#[test]
+fn each_expert_is_quantized_by_its_own_importance() {
+    let model = model();
+    let gguf = Gguf::open(&fixture("qwen3moe/model.gguf")).unwrap();
+    let tensor = gguf.table().require("blk.0.ffn_down_exps.weight").unwrap();
+    let bytes = gguf.tensor_bytes(tensor);
+    let (quantizer, cancel) = (Quantizer::new(2).unwrap(), AtomicBool::new(false));
+    let mut collector = Collector::new(false);
+    let mut session = session(&model, Kernels::best(), Numerics::Exact, 40, 1);
+    session.observe(Phase::Prompt, &tokens(), |_| false, &mut collector).unwrap();
+    let imatrix = collector.finish(&model).unwrap();
+    let importance = imatrix.importance(&tensor.name).unwrap();
+    let convert = |tensor: &TensorInfo, bytes: &[u8], importance: Option<&[f32]>| {
+        quantizer.convert(tensor, bytes, Format::Q4_0, importance, &cancel).unwrap().unwrap().bytes
+    };
+    let whole = convert(tensor, bytes, Some(&importance));
+    assert_ne!(whole, convert(tensor, bytes, None));
+    let one = TensorInfo { dims: Dims::new(&[32, 32]).unwrap(), n_bytes: 32 * 32 * 4, ..tensor.clone() };
+    let parts = bytes.chunks(one.n_bytes).zip(importance.chunks(32));
+    assert_eq!(whole, parts.flat_map(|(bytes, own)| convert(&one, bytes, Some(own))).collect::<Vec<u8>>());
+    let err = quantizer.convert(tensor, bytes, Format::Q4_0, Some(&importance[..40]), &cancel).unwrap_err();
+    assert!(err.to_string().contains("32 columns, but the importance of 40"), "{err}");
 }

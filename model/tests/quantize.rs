@@ -6,15 +6,18 @@ use common::{instruction_sets, session};
 use gable_kernels::gemm::Phase;
 use gable_kernels::quant::Format;
 use gable_kernels::{MatRef, reference};
+use gable_model::embed::{Embedder, Pooling};
 use gable_model::forward::Numerics;
 use gable_model::gguf::{Gguf, writer::GgufWriter};
 use gable_model::imatrix::{Collector, Imatrix};
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::{Observer, Site};
-use gable_model::quantize::{Choice, FileType, Source};
+use gable_model::quantize::{FileType, Quantizer, Recipe, Source};
+use gable_model::session::SessionOptions;
 use gable_model::tokenizer::{EncodeOptions, Tokenizer};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 fn fixture(name: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures").join(name).join("model.gguf")
@@ -255,29 +258,58 @@ fn files_that_are_no_importance_matrices_are_refused_by_name() {
     let nan: (&str, &[u64], &[f32]) = ("a.weight.in_sum2", &[1, 1], &[f32::NAN]);
     assert!(refused(write("imatrix", &[nan, counts])).contains("holds NaN"));
     let experts: (&str, &[u64], &[f32]) = ("a.weight.in_sum2", &[1, 2], &[1.0, 2.0]);
-    assert!(refused(write("imatrix", &[experts, counts])).contains("inputs of 2 matrices"));
+    assert!(refused(write("imatrix", &[experts, counts])).contains("inputs of 2 matrices, but 1 counts"));
 }
 
-/// A folder of the fixtures as one GGUF file of the same weights.
-fn converted(name: &str) -> Scrap {
-    let folder = std::env::temp_dir().join(format!("gable-convert-{name}-{}", std::process::id()));
+/// A folder that is removed again.
+struct ScrapFolder(PathBuf);
+
+impl Drop for ScrapFolder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+/// A copy of a fixture's folder, with a vocabulary.
+fn folder(name: &str) -> ScrapFolder {
+    static COPIES: AtomicUsize = AtomicUsize::new(0);
+    let n = COPIES.fetch_add(1, Ordering::Relaxed);
+    let folder = std::env::temp_dir().join(format!("gable-convert-{name}-{}-{n}", std::process::id()));
     std::fs::create_dir_all(&folder).unwrap();
     let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
-    for entry in std::fs::read_dir(fixtures.join(name).join("hf")).unwrap() {
-        let entry = entry.unwrap();
+    let source = fixtures.join(name).join("hf");
+    for entry in std::fs::read_dir(&source).unwrap().map(Result::unwrap).filter(|e| e.path().is_file()) {
         std::fs::copy(entry.path(), folder.join(entry.file_name())).unwrap();
     }
-    std::fs::copy(fixtures.join("gpt2/hf/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
-    let source = Source::open(&folder).unwrap_or_else(|e| panic!("{name}: {e}"));
-    let choices: Vec<Choice> =
-        source.tensors().iter().map(|t| Choice { format: t.format, instead_of: None }).collect();
-    let header = source.header(&choices, FileType::parse("F32").unwrap(), None).unwrap();
-    let mut out = header.start(Vec::new()).unwrap();
-    for i in 0..choices.len() {
-        out.tensor(&source.bytes(i).unwrap()).unwrap();
+    if source.join("1_Pooling").exists() {
+        std::fs::create_dir(folder.join("1_Pooling")).unwrap();
+        std::fs::copy(source.join("1_Pooling/config.json"), folder.join("1_Pooling/config.json")).unwrap();
     }
-    std::fs::remove_dir_all(folder).unwrap();
-    Scrap::new(&format!("converted-{name}.gguf"), &out.finish().unwrap())
+    if !source.join("tokenizer.json").exists() {
+        std::fs::copy(fixtures.join("gpt2/hf/tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+    }
+    ScrapFolder(folder)
+}
+
+/// A folder as one GGUF file.
+fn converted(folder: &ScrapFolder, file_type: &str) -> Scrap {
+    let source = Source::open(&folder.0).unwrap_or_else(|e| panic!("{}: {e}", folder.0.display()));
+    let file_type = FileType::parse(file_type).unwrap();
+    let choices = Recipe::new(file_type).choose(source.tensors());
+    let mut out = source.header(&choices, file_type, None).unwrap().start(Vec::new()).unwrap();
+    let quantizer = Quantizer::new(1).unwrap();
+    for (i, (tensor, choice)) in source.tensors().iter().zip(&choices).enumerate() {
+        let bytes = source.bytes(i).unwrap();
+        match tensor.format == choice.format {
+            true => out.tensor(&bytes).unwrap(),
+            false => {
+                let made = quantizer.convert(tensor, &bytes, choice.format, None, &AtomicBool::new(false));
+                out.tensor(&made.unwrap().unwrap().bytes).unwrap();
+            }
+        }
+    }
+    let name = folder.0.file_name().unwrap().to_str().unwrap();
+    Scrap::new(&format!("{name}-{}.gguf", file_type.name), &out.finish().unwrap())
 }
 
 #[test]
@@ -293,8 +325,12 @@ fn a_folder_becomes_the_gguf_file_of_the_same_weights() {
         "gemma3",
         "gemma3-scaled",
         "gpt2",
+        "gemma2",
+        "phi3",
+        "phi3-long",
+        "qwen3moe",
     ] {
-        let file = converted(name);
+        let file = converted(&folder(name), "F32");
         let (made, given) = (Gguf::open(&file.0).unwrap(), Gguf::open(fixture(name)).unwrap());
         let names = |g: &Gguf| {
             let mut names: Vec<_> = g.tensors().iter().map(|t| (t.name.clone(), t.dims)).collect();
@@ -317,9 +353,35 @@ fn a_folder_becomes_the_gguf_file_of_the_same_weights() {
     }
 }
 
+/// Logits behind 20 tokens in a session of some length.
+fn logits_of(model: &Arc<Model>, max_positions: usize) -> Vec<f32> {
+    let tokens: Vec<u32> = (0..20).map(|i| 3 + i * 13 % 280).collect();
+    let mut session = session(model, instruction_sets()[0], Numerics::Exact, max_positions, 1);
+    session.observe(Phase::Prompt, &tokens, |i| i == 19, &mut ()).unwrap().row(0).to_vec()
+}
+
+#[test]
+fn families_in_gguf_alone_and_in_folders_foresee_the_same() {
+    for name in ["gemma2", "phi3", "phi3-long", "qwen3moe"] {
+        let folder = folder(name);
+        let files = ["F32", "Q8_0"].map(|kind| converted(&folder, kind));
+        let [given, plain, eight] = [&folder.0, &files[0].0, &files[1].0].map(|path| open(path));
+        // Within the original context of phi3-long, and beyond.
+        for max_positions in [24, 48] {
+            let want = logits_of(&given, max_positions);
+            assert_eq!(logits_of(&plain, max_positions), want, "{name}");
+            let spread = want.iter().fold(0.0_f32, |m, x| m.max(x.abs()));
+            let near = logits_of(&eight, max_positions);
+            let worst = near.iter().zip(&want).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
+            assert!(worst > 0.0 && worst < 0.05 * spread, "{name}: {worst} of {spread}");
+        }
+        assert!(eight.weights().matrices().any(|m| m.format() == Format::Q8_0), "{name}");
+    }
+}
+
 #[test]
 fn a_folders_tokenizer_gives_the_same_ids_from_gguf() {
-    let file = converted("gpt2");
+    let file = converted(&folder("gpt2"), "F32");
     let made = open(&file.0);
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/gpt2/hf");
     let given = open(&folder);
@@ -329,6 +391,56 @@ fn a_folders_tokenizer_gives_the_same_ids_from_gguf() {
         assert_eq!(a, b, "{text:?}");
     }
     assert_eq!(made.tokenizer().eos(), given.tokenizer().eos());
+}
+
+/// Vectors of some texts, by their ids from the model's own tokenizer.
+fn vectors_of(path: &Path, texts: &[&str]) -> (Vec<Vec<u32>>, Vec<Vec<f32>>) {
+    let model = open(path);
+    let framed = EncodeOptions { add_special: true, parse_special: false };
+    let ids: Vec<_> = texts.iter().map(|text| model.tokenizer().encode(text, framed).unwrap()).collect();
+    let mut options = SessionOptions::new(instruction_sets()[0], 32);
+    options.numerics = Numerics::Exact;
+    let pooling = Pooling::of_model(&model);
+    let mut embedder = Embedder::new(model, common::pool(), options, pooling, true).unwrap();
+    let mut vectors = Vec::new();
+    embedder.embed(&ids, |_, vector| vectors.push(vector.to_vec())).unwrap();
+    (ids, vectors)
+}
+
+#[test]
+fn an_encoders_folder_gives_the_same_vectors_from_gguf() {
+    let texts = ["the cat sat on the mat", "Na\u{ef}ve CAF\u{c9}, over-cool!", "", "hello \u{4f60} zzz 123"];
+    let folder = folder("bert");
+    let want = vectors_of(&folder.0, &texts);
+    let made = converted(&folder, "F32");
+    assert_eq!(vectors_of(&made.0, &texts), want);
+    let config = |path: &Path| open(path).config().clone();
+    assert_eq!(config(&made.0), config(&folder.0));
+    let tensors = |g: &Gguf| {
+        let mut all: Vec<_> = g.tensors().iter().map(|t| (t.name.clone(), t.dims, t.format)).collect();
+        all.sort_by(|a, b| a.0.cmp(&b.0));
+        all
+    };
+    let (made, given) = (Gguf::open(&made.0).unwrap(), Gguf::open(fixture("bert")).unwrap());
+    assert_eq!(tensors(&made), tensors(&given));
+    let keys = ["model", "tokens", "bos_token_id", "seperator_token_id", "padding_token_id", "mask_token_id"];
+    for key in keys.iter().chain(&["unknown_token_id", "token_type_count"]) {
+        let [a, b] =
+            [&made, &given].map(|g| format!("{:?}", g.metadata().value(&format!("tokenizer.ggml.{key}"))));
+        assert_eq!(a, b, "{key}");
+    }
+    let (ids, vectors) = vectors_of(&converted(&folder, "Q8_0").0, &texts);
+    assert_eq!(ids, want.0);
+    for (near, want) in vectors.iter().zip(&want.1) {
+        let cosine: f32 = near.iter().zip(want).map(|(a, b)| a * b).sum();
+        assert!(cosine > 0.999 && cosine < 1.0 - 1e-7, "{cosine}");
+    }
+    // A vocabulary that tells capitals apart has no form in GGUF.
+    std::fs::remove_file(folder.0.join("tokenizer.json")).unwrap();
+    assert_eq!(vectors_of(&converted(&folder, "F32").0, &texts), want);
+    std::fs::write(folder.0.join("tokenizer_config.json"), "{\"do_lower_case\": false}").unwrap();
+    let err = Source::open(&folder.0).unwrap_err().to_string();
+    assert!(err.contains("lower-cased"), "{err}");
 }
 
 /// `tokenizer.json` as SentencePiece vocabularies are converted to it: merges in the order of the scores.

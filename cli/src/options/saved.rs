@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Saved session")]
 pub struct SavedArgs {
-    /// Keeps what was read in this file: what the next prompt has in common with it is not read again. A chat keeps its
-    /// messages too and goes on with them
+    /// Keeps what was read in this file: what the next prompt has in common with it is not read again, and without a prompt
+    /// its text goes on. A chat keeps its messages too and goes on with them
     #[arg(long, visible_alias = "session", value_name = "FILE")]
     prompt_cache: Option<PathBuf>,
     /// Keeps what was generated too (a chat always does)
@@ -43,6 +43,11 @@ impl SavedArgs {
             (_, true) => Saving::All,
             (_, false) => Saving::Prompt,
         }
+    }
+
+    /// Whether there is a file to go on from.
+    pub fn exists(&self) -> bool {
+        self.prompt_cache.as_ref().is_some_and(|path| path.exists())
     }
 
     /// Goes on from the file, if there is one, and gives the note that is in it.

@@ -70,6 +70,17 @@ impl Family {
         if self.scales_embeddings { (d_model as f32).sqrt() } else { 1.0 }
     }
 
+    /// Of which width the root scales a query, where the file is GGUF.
+    pub(crate) fn query_width(
+        &self,
+        n_layers: usize,
+        d_model: usize,
+        n_heads: usize,
+        head_dim: usize,
+    ) -> usize {
+        if self.average_query_layers == Some(n_layers) { d_model / n_heads.max(1) } else { head_dim }
+    }
+
     pub(crate) fn has_window(&self) -> bool {
         self.window_pattern.is_some()
     }

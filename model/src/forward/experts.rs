@@ -41,9 +41,8 @@ impl Pass<'_> {
 
         (0..sum.rows()).for_each(|row| sum.row_mut(row).fill(0.0));
         for group in chosen.chunk_by(|a, b| a.expert == b.expert) {
-            let Some(expert) = group.first().and_then(|choice| experts.list.get(choice.expert)) else {
-                continue;
-            };
+            let Some(number) = group.first().map(|choice| choice.expert) else { continue };
+            let Some(expert) = experts.list.get(number) else { continue };
             let input = if group.len() == sum.rows() {
                 &*activations // all rows, in their order
             } else {
@@ -51,7 +50,7 @@ impl Pass<'_> {
                 &*gathered
             };
             let out = &mut *term;
-            self.expert(i, expert, input, gate_up, hidden, out, observer)?;
+            self.expert((i, number), expert, input, gate_up, hidden, out, observer)?;
             let width = sum.cols();
             for (choice, term) in group.iter().zip(out.chunks_exact_mut(width)) {
                 let mut term = MatMut::from_rows(term, width);
@@ -111,7 +110,7 @@ impl Pass<'_> {
     #[expect(clippy::too_many_arguments, reason = "the borrowed pieces of the scratch, by name")]
     fn expert(
         &self,
-        i: usize,
+        (i, number): (usize, usize),
         expert: &Dense,
         a: &Activations,
         gate_up: &mut [f32],
@@ -122,11 +121,26 @@ impl Pass<'_> {
         let config = self.model.config();
         let (rows, d_ff, d_model) = (a.rows(), config.d_ff, config.d_model);
         let Some(gate) = &expert.gate else { return Ok(()) };
+        self.show_expert(observer, i, number, Site::FfnInput, a.f32());
         let inner = hidden.begin(rows, d_ff)?;
         self.gated([gate, &expert.up], a, gate_up, inner)?;
         observer.done(i, Operation::GateUp);
+        self.show_expert(observer, i, number, Site::FfnActivation, hidden.f32());
         self.kernels.prepare(self.team, hidden, self.forms([&expert.down]))?;
         observer.done(i, Operation::Prepare);
         self.linear(&expert.down, hidden, view(out, rows, d_model), false)
+    }
+
+    fn show_expert(
+        &self,
+        observer: &mut dyn Observer,
+        i: usize,
+        expert: usize,
+        site: Site,
+        values: MatRef<'_>,
+    ) {
+        if observer.wants(i, site) {
+            observer.observe_expert(i, expert, site, values);
+        }
     }
 }

@@ -30,6 +30,38 @@ pub struct Converted {
     pub deviation: Deviation,
 }
 
+/// How much columns matter.
+struct Importance<'a> {
+    all: &'a [f32],
+    cols: usize,
+    /// Rows with a list of their own.
+    rows: usize,
+}
+
+impl<'a> Importance<'a> {
+    fn new(all: &'a [f32], tensor: &TensorInfo) -> Result<Self, String> {
+        let (cols, rows) = (tensor.dims.cols(), tensor.dims.rows());
+        match all.len() {
+            n if n == cols => Ok(Importance { all, cols, rows }),
+            n if n == importances(tensor) => {
+                Ok(Importance { all, cols, rows: tensor.dims.get(1).copied().unwrap_or(rows) })
+            }
+            n => Err(format!("has {cols} columns, but the importance of {n}")),
+        }
+    }
+
+    fn of_row(&self, row: usize) -> &'a [f32] {
+        let first = (row / self.rows.max(1)).saturating_mul(self.cols);
+        self.all.get(first..first.saturating_add(self.cols)).unwrap_or(self.all)
+    }
+}
+
+/// Values of importance that a tensor's columns have: those of each expert, if there are some.
+pub fn importances(tensor: &TensorInfo) -> usize {
+    let experts = tensor.dims.iter().skip(2).fold(1, |n: usize, d| n.saturating_mul(*d));
+    tensor.dims.cols().saturating_mul(experts)
+}
+
 /// Threads for conversions.
 #[derive(Debug)]
 pub struct Quantizer {
@@ -56,8 +88,9 @@ impl Quantizer {
         Ok(Quantizer { threads, kernels: Kernels::best() })
     }
 
-    /// The tensor whose rows are `source`, in another format, weighted by the columns' importance if it is given. `None`
-    /// if `cancel` was set meanwhile.
+    /// The tensor whose rows are `source`, in another format, weighted by the columns' importance if it is given: for all
+    /// rows the same, or one list after the other for the slices of the slowest dimensions (experts). `None` if `cancel` was
+    /// set meanwhile.
     ///
     /// # Errors
     /// [`LoadError::Tensor`] with the row for values that are not finite, for importance of another length, and if there
@@ -84,6 +117,7 @@ impl Quantizer {
         if bytes.is_empty() {
             return Ok(Some(Converted { bytes, deviation: Deviation::default() }));
         }
+        let importance = importance.map(|all| Importance::new(all, tensor)).transpose().map_err(&fault)?;
         let rows_per_task = (TASK_VALUES / cols.max(1)).max(1);
         let task = |(i, out): (usize, &mut [u8])| -> Result<Sums, LoadError> {
             let mut sums = Sums::default();
@@ -95,7 +129,7 @@ impl Quantizer {
                 let row = i.saturating_mul(rows_per_task).saturating_add(j);
                 let mut convert = || {
                     self.kernels.dequantize_row(&view, row, &mut x)?;
-                    quantize_weights(format, &x, importance, out)?;
+                    quantize_weights(format, &x, importance.as_ref().map(|all| all.of_row(row)), out)?;
                     let made = QuantWeights::from_bytes(format, 1, cols, row_bytes, out)?;
                     self.kernels.dequantize_row(&made, 0, &mut y)
                 };

@@ -17,7 +17,7 @@ mod recipe;
 mod source;
 
 pub use budget::{Cost, spend};
-pub use convert::{Converted, Deviation, Quantizer};
+pub use convert::{Converted, Deviation, Quantizer, importances};
 pub use file_type::{FILE_TYPES, FileType, format_by_name};
 pub use recipe::{Choice, Recipe};
 pub use source::{ImatrixUse, Source};

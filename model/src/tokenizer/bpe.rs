@@ -25,6 +25,49 @@ pub(super) struct Bpe {
     pub(super) pre_tokenizer: &'static PreTokenizer,
 }
 
+/// Threads that resolve merges at most.
+const MAX_THREADS: usize = 4;
+/// Merges below which another thread would gain nothing.
+const MIN_PART: usize = 8192;
+
+/// The ids of some lines of the merge list, of which the first has the number `first`.
+fn resolve(
+    lines: &[&[u8]],
+    first: usize,
+    vocab: &Vocab,
+    special: &SpecialTokens,
+) -> Result<Vec<Merge>, LoadError> {
+    let mut merges = Vec::with_capacity(lines.len());
+    let mut bytes = Vec::new();
+    let mut last = 0u32;
+    for (i, merge) in lines.iter().enumerate() {
+        let wrong = |what: &str| {
+            LoadError::Tokenizer(format!("merge {}, {}, {what}", first.saturating_add(i), quoted(merge)))
+        };
+        // The first character may itself be a space in odd vocabularies, so look for the separator after it.
+        let space = merge.iter().skip(1).position(|&byte| byte == b' ').map(|at| at + 1);
+        let (left, right) = space
+            .and_then(|at| merge.split_at_checked(at))
+            .and_then(|(left, right)| Some((left, right.get(1..)?)))
+            .ok_or_else(|| wrong("has no space between two tokens"))?;
+        let mut id_of = |parts: [&[u8]; 2], guesses: &[u32]| {
+            bytes.clear();
+            let is_text = parts.iter().all(|part| Alphabet::ByteLevel.read(part, &mut bytes));
+            let token = if is_text { vocab.find_guessing(&bytes, guesses) } else { None };
+            token.or_else(|| special.find(&parts.concat()))
+        };
+        // Lists are in the order of what they make: mostly the next token, or the last one in another way.
+        let next = [last.saturating_add(1), last];
+        let left_id =
+            id_of([left, b""], &[]).ok_or_else(|| wrong("names a left token that does not exist"))?;
+        let right_id =
+            id_of([right, b""], &[]).ok_or_else(|| wrong("names a right token that does not exist"))?;
+        last = id_of([left, right], &next).ok_or_else(|| wrong("joins to a token that does not exist"))?;
+        merges.push(Merge { left: left_id, right: right_id, joined: last });
+    }
+    Ok(merges)
+}
+
 impl Bpe {
     /// Resolves the merges against the vocabulary.
     pub(super) fn build(
@@ -38,31 +81,26 @@ impl Bpe {
             index: HashIndex::for_count(merges.len()),
             pre_tokenizer,
         };
-        let mut bytes = Vec::new();
-        let mut last = 0u32;
-        for (line, merge) in merges.iter().enumerate() {
-            let wrong = |what: &str| LoadError::Tokenizer(format!("merge {line}, {}, {what}", quoted(merge)));
-            // The first character may itself be a space in odd vocabularies, so look for the separator after it.
-            let space = merge.iter().skip(1).position(|&byte| byte == b' ').map(|at| at + 1);
-            let (left, right) = space
-                .and_then(|at| merge.split_at_checked(at))
-                .and_then(|(left, right)| Some((left, right.get(1..)?)))
-                .ok_or_else(|| wrong("has no space between two tokens"))?;
-            let mut id_of = |parts: [&[u8]; 2], guesses: &[u32]| {
-                bytes.clear();
-                let is_text = parts.iter().all(|part| Alphabet::ByteLevel.read(part, &mut bytes));
-                let token = if is_text { vocab.find_guessing(&bytes, guesses) } else { None };
-                token.or_else(|| special.find(&parts.concat()))
-            };
-            // Lists are in the order of what they make: mostly the next token, or the last one in another way.
-            let next = [last.saturating_add(1), last];
-            let left_id =
-                id_of([left, b""], &[]).ok_or_else(|| wrong("names a left token that does not exist"))?;
-            let right_id =
-                id_of([right, b""], &[]).ok_or_else(|| wrong("names a right token that does not exist"))?;
-            last =
-                id_of([left, right], &next).ok_or_else(|| wrong("joins to a token that does not exist"))?;
-            bpe.push(Merge { left: left_id, right: right_id, joined: last });
+        let threads = std::thread::available_parallelism().map_or(1, usize::from).min(MAX_THREADS);
+        let part = merges.len().div_ceil(threads).max(MIN_PART);
+        // Parts are resolved at the same time, and taken over in their order.
+        let parts: Vec<Result<Vec<Merge>, LoadError>> = std::thread::scope(|scope| {
+            let part_at = |(i, lines)| move || resolve(lines, part.saturating_mul(i), vocab, special);
+            let mut jobs = merges.chunks(part).enumerate().map(part_at);
+            let first = jobs.next();
+            // A system that gives no thread for a part has it done here.
+            let others: Vec<_> = jobs
+                .map(|job| std::thread::Builder::new().spawn_scoped(scope, job).map_err(|_| job))
+                .collect();
+            let first = first.map(|job| job());
+            let others = others.into_iter().map(|other| match other {
+                Ok(thread) => thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)),
+                Err(job) => job(),
+            });
+            first.into_iter().chain(others).collect()
+        });
+        for part in parts {
+            part?.into_iter().for_each(|merge| bpe.push(merge));
         }
         // Text must never become a control token, whatever the file's merges say.
         bpe.merges.iter_mut().for_each(|merge| {

@@ -4,7 +4,7 @@
 //! crate runs it. Only encoding is left to it: what the tokens stand for goes into the same table as for GGUF, so decoding
 //! and streaming are the same code for both.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 
 use serde_json::Value;
@@ -39,22 +39,8 @@ impl Tokenizer {
     /// # Errors
     /// [`LoadError::Io`] if there is no `tokenizer.json`, [`LoadError::Tokenizer`] if one of the files cannot be understood.
     pub fn from_hf_folder(folder: &Path) -> Result<Tokenizer, LoadError> {
-        let (path, words) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
         let config = read_json(&folder.join("tokenizer_config.json"))?;
-        let read = |path: &Path| {
-            std::fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source })
-        };
-        let (path, bytes) = if !path.exists() && words.exists() {
-            let fault = |reason: &str| LoadError::Tokenizer(format!("{}: {reason}", words.display()));
-            let text = String::from_utf8(read(&words)?).map_err(|_| fault("is not UTF-8"))?;
-            let tokens: Vec<String> = text.lines().map(str::to_owned).collect();
-            let lower_case = config.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true);
-            let bytes = word_piece::pipeline(&tokens, lower_case)?;
-            (words, bytes)
-        } else {
-            let bytes = read(&path)?;
-            (path, bytes)
-        };
+        let (path, bytes) = definition(folder, &config)?;
         let generation = read_json(&folder.join("generation_config.json"))?;
         let ends = generation.get("eos_token_id").map(listed_ids).unwrap_or_default();
         let tokens_of = |pipeline: &tokenizers::Tokenizer| {
@@ -112,6 +98,34 @@ impl Tokenizer {
             coder: Coder::HuggingFace(Box::new(HuggingFace { pipeline: Mutex::new(pipeline) })),
         })
     }
+}
+
+/// A folder's `tokenizer.json`, or one made from its `vocab.txt`, and where it is from.
+///
+/// # Errors
+/// [`LoadError::Io`] if neither can be read, [`LoadError::Tokenizer`] for words that are no UTF-8 or lack a control token.
+fn definition(folder: &Path, config: &Value) -> Result<(PathBuf, Vec<u8>), LoadError> {
+    let (path, words) = (folder.join("tokenizer.json"), folder.join("vocab.txt"));
+    let read =
+        |path: &Path| std::fs::read(path).map_err(|source| LoadError::Io { path: path.to_owned(), source });
+    if path.exists() || !words.exists() {
+        let bytes = read(&path)?;
+        return Ok((path, bytes));
+    }
+    let fault = |reason: &str| LoadError::Tokenizer(format!("{}: {reason}", words.display()));
+    let text = String::from_utf8(read(&words)?).map_err(|_| fault("is not UTF-8"))?;
+    let tokens: Vec<String> = text.lines().map(str::to_owned).collect();
+    let lower_case = config.get("do_lower_case").and_then(Value::as_bool).unwrap_or(true);
+    let bytes = word_piece::pipeline(&tokens, lower_case)?;
+    Ok((words, bytes))
+}
+
+/// The same, read.
+pub(super) fn definition_json(folder: &Path) -> Result<(PathBuf, Value), LoadError> {
+    let (path, bytes) = definition(folder, &read_json(&folder.join("tokenizer_config.json"))?)?;
+    let json = serde_json::from_slice(&bytes)
+        .map_err(|error| LoadError::Tokenizer(format!("{}: {error}", path.display())))?;
+    Ok((path, json))
 }
 
 /// The spelling and type of each id; ids that the file leaves out are empty and unused.

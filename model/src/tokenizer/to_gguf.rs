@@ -1,4 +1,4 @@
-//! A `tokenizer.json` as GGUF metadata.
+//! A `tokenizer.json`, or BERT's `vocab.txt`, as GGUF metadata.
 //!
 //! GGUF names the pattern that cuts text before the merges; `tokenizer.json` spells it out. Rather than comparing
 //! spellings, every known pattern is tried on a text full of what they differ in, and the first whose ids are those of the
@@ -9,7 +9,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{EncodeOptions, PreTokenizer, TokenType, Tokenizer, VocabSource};
+use super::{EncodeOptions, PreTokenizer, TokenType, Tokenizer, VocabSource, hf, word_piece};
 use crate::error::LoadError;
 use crate::gguf::writer::GgufWriter;
 
@@ -18,6 +18,9 @@ const PROBE: &str = "Hello, I'm here; WE'LL go! they've 1 12 123 1234 3.14 x=10_
                      na\u{ef}ve caf\u{e9} \u{4f60}\u{597d}\u{4e16}\u{754c} \u{645}\u{631}\u{62d}\u{628}\u{627} \
                      \u{43f}\u{440}\u{438}\u{432}\u{435}\u{442} \u{928}\u{92e}\u{938}\u{94d}\u{924}\u{947} \u{1f600}\u{1f680} \
                      \u{2026}\u{2014} CamelCase HTTPServer  two   three    the cat and the other";
+
+/// GGUF's name for vocabularies of words and their pieces.
+const WORDS: &str = "bert";
 
 /// A vocabulary in GGUF's terms.
 pub(crate) struct Vocabulary {
@@ -28,11 +31,13 @@ pub(crate) struct Vocabulary {
     types: Vec<i32>,
     merges: Option<Vec<String>>,
     unknown: Option<u32>,
+    /// `[MASK]`.
+    mask: Option<u32>,
     add_space_prefix: Option<bool>,
 }
 
 impl Vocabulary {
-    /// Reads a folder's `tokenizer.json`, which `tokenizer` was made from, for a model with `rows` embeddings.
+    /// Reads the vocabulary of a folder, which `tokenizer` was made from, for a model with `rows` embeddings.
     ///
     /// # Errors
     /// [`LoadError::Tokenizer`] for a tokenizer that GGUF has no form for.
@@ -41,43 +46,60 @@ impl Vocabulary {
         tokenizer: &Tokenizer,
         rows: usize,
     ) -> Result<Vocabulary, LoadError> {
-        let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+        let (path, json) = hf::definition_json(folder)?;
         let fault = |reason: String| LoadError::Tokenizer(format!("{}: {reason}", path.display()));
-        let json: Value = serde_json::from_slice(&bytes).map_err(|e| fault(e.to_string()))?;
         let model = json.get("model").unwrap_or(&Value::Null);
-        let kind = model.get("type").and_then(Value::as_str).unwrap_or("BPE");
-        if kind != "BPE" {
-            return Err(fault(format!("a model of type {kind:?} has no form in GGUF; supported: BPE")));
-        }
         let byte_level = json.get("decoder").is_some_and(|d| d.to_string().contains("\"ByteLevel\""));
+        let kind = match model.get("type").and_then(Value::as_str).unwrap_or("BPE") {
+            "BPE" if byte_level => "gpt2",
+            "BPE" => "llama",
+            "WordPiece" => WORDS,
+            other => {
+                let reason =
+                    format!("a model of type {other:?} has no form in GGUF; supported: BPE, WordPiece");
+                return Err(fault(reason));
+            }
+        };
         let merges: Vec<String> =
             model.get("merges").and_then(Value::as_array).into_iter().flatten().filter_map(merge).collect();
-        let tokens = spellings(&json, rows);
+        let mut tokens = spellings(&json, rows);
         if tokens.len() > rows {
             return Err(fault(format!("{} tokens for {rows} embeddings", tokens.len())));
         }
-        let unknown = model.get("unk_token").and_then(Value::as_str);
-        let unknown =
-            unknown.and_then(|t| tokens.iter().position(|s| s == t)).and_then(|i| u32::try_from(i).ok());
+        let id = |name: &str| {
+            let found = tokens.iter().position(|token| token == name);
+            found.and_then(|i| u32::try_from(i).ok())
+        };
+        let unknown = model.get("unk_token").and_then(Value::as_str).and_then(id);
+        let mask = id("[MASK]").filter(|_| kind == WORDS);
         let types = (0_u32..).zip(&tokens).map(|(id, spelling)| match tokenizer.token_type(id) {
             _ if spelling.is_empty() => number(TokenType::Unused),
-            _ if unknown == Some(id) && !byte_level => number(TokenType::Unknown),
+            _ if unknown == Some(id) && kind == "llama" => number(TokenType::Unknown),
             kind => number(kind),
         });
+        let types = types.collect();
+        if kind == WORDS {
+            for token in tokens.iter_mut().filter(|token| !token.is_empty()) {
+                *token = word_piece::marked_at_beginning(token);
+            }
+        }
         let mut vocabulary = Vocabulary {
-            model: if byte_level { "gpt2" } else { "llama" },
+            model: kind,
             pre: None,
-            types: types.collect(),
-            scores: (!byte_level).then(|| scores(&tokens, &merges)),
+            types,
+            scores: (kind == "llama").then(|| scores(&tokens, &merges)),
             tokens: (0..rows).map(|i| filled(tokens.get(i), i)).collect(),
             merges: byte_level.then_some(merges),
             unknown: unknown.filter(|_| !byte_level),
+            mask,
             add_space_prefix: None,
         };
         vocabulary.types.resize(rows, number(TokenType::Unused));
         match vocabulary.settle(tokenizer) {
             true => Ok(vocabulary),
+            false if kind == WORDS => {
+                Err(fault("words are lower-cased without accents in GGUF, and here they are not".to_owned()))
+            }
             false => Err(fault(format!(
                 "none of the pre-tokenizers known to GGUF gives its ids ({})",
                 PreTokenizer::names().collect::<Vec<_>>().join(", ")
@@ -93,6 +115,9 @@ impl Vocabulary {
             let made = Tokenizer::from_vocab(v.source(tokenizer), None);
             made.is_ok_and(|t| t.encode(PROBE, options).is_ok_and(|ids| ids == wanted))
         };
+        if self.model == WORDS {
+            return agrees(self);
+        }
         if self.merges.is_none() {
             return [true, false].into_iter().any(|prefix| {
                 self.add_space_prefix = Some(prefix);
@@ -107,6 +132,7 @@ impl Vocabulary {
     }
 
     fn source(&self, tokenizer: &Tokenizer) -> VocabSource<'_> {
+        let (begins, ends, words) = (tokenizer.bos(), tokenizer.eos(), self.model == WORDS);
         VocabSource {
             model: self.model,
             pre: self.pre,
@@ -114,13 +140,13 @@ impl Vocabulary {
             scores: self.scores.clone(),
             token_types: Some(self.types.clone()),
             merges: self.merges.as_ref().map(|m| m.iter().map(String::as_bytes).collect()),
-            bos: tokenizer.bos(),
-            eos: tokenizer.eos(),
+            bos: begins,
+            eos: ends.filter(|_| !words),
             eot: tokenizer.eot(),
             eom: None,
             unknown: self.unknown,
-            cls: None,
-            sep: None,
+            cls: begins.filter(|_| words),
+            sep: ends.filter(|_| words),
             padding: tokenizer.padding(),
             fim: match tokenizer.fill_in_the_middle() {
                 Some(fim) => [fim.prefix, fim.suffix, fim.middle].map(Some),
@@ -160,6 +186,9 @@ impl Vocabulary {
             ("eot", source.eot),
             ("unknown", source.unknown),
             ("padding", source.padding),
+            ("cls", source.cls),
+            ("seperator", source.sep), // so spelt
+            ("mask", self.mask),
         ];
         for (name, id) in ids {
             if let Some(id) = id {
