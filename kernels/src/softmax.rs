@@ -15,8 +15,9 @@
 //!
 //! A row is cut into chunks of 4096 elements, longer ones if that were more than 64 of them. Passes 1 and 2 are made chunk by
 //! chunk, while it is in the first-level cache, with a maximum of its own; the pairs (maximum, sum) are then merged in the
-//! order of the row (Milakov and Gimelshein 2018), and pass 3 multiplies each chunk by `exp(m_chunk - m) / Z`. Where the cuts are depends on the row's length alone: whether a thread takes a whole row or
-//! several take chunks of one, the bits are the same.
+//! order of the row (Milakov and Gimelshein 2018), and pass 3 multiplies each chunk by `exp(m_chunk - m) / Z`. Where the
+//! cuts are depends on the row's length alone: whether a thread takes a whole row or several take chunks of one, the bits
+//! are the same.
 //!
 //! # What binds
 //!
