@@ -274,7 +274,7 @@ fn an_experts_importance_is_the_mean_square_of_the_rows_that_chose_it() {
 #[test]
 fn each_expert_is_quantized_by_its_own_importance() {
     let model = model();
-    let gguf = Gguf::open(&fixture("qwen3moe/model.gguf")).unwrap();
+    let gguf = Gguf::open(fixture("qwen3moe/model.gguf")).unwrap();
     let tensor = gguf.table().require("blk.0.ffn_down_exps.weight").unwrap();
     let bytes = gguf.tensor_bytes(tensor);
     let (quantizer, cancel) = (Quantizer::new(2).unwrap(), AtomicBool::new(false));
