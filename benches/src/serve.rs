@@ -36,6 +36,8 @@ pub fn serve(options: &Options, make: impl Fn(&[&str]) -> Result<Candidate, Stri
             }
         }
         if let Some((_, candidate, repeats)) = &mut made {
+            // Wakes the threads, as a caller that works without pause would find them.
+            (candidate.run)();
             println!("{:e}", seconds(*repeats, &mut candidate.run));
         }
     }

@@ -22,10 +22,10 @@ impl Candidate {
         Candidate { name, run: Box::new(run) }
     }
 
-    /// How often it must run for 20 ms, after it has run for the first time.
+    /// How often it must run for 20 ms, by the shortest of a few runs: in the first ones threads are still waking.
     pub fn repeats(&mut self) -> usize {
-        (self.run)();
-        (0.02 / seconds(1, &mut self.run).max(1e-9)).ceil().min(1e6) as usize
+        let shortest = (0..5).map(|_| seconds(1, &mut self.run)).fold(f64::MAX, f64::min);
+        (0.02 / shortest.max(1e-9)).ceil().min(1e6) as usize
     }
 }
 
