@@ -74,7 +74,9 @@ fn what_is_generated_does_not_depend_on_the_width_of_the_batch() {
             {
                 let options =
                     SessionOptions { numerics, batch, keep_all, ..SessionOptions::new(kernels, 160) };
-                let mut alone = Session::new(Arc::clone(&model), pool(), options).unwrap();
+                // A batch is summed in the order of prompts.
+                let strict = SessionOptions { strict: true, ..options };
+                let mut alone = Session::new(Arc::clone(&model), pool(), strict).unwrap();
                 let expected: Vec<String> = requests(&model)
                     .into_iter()
                     .enumerate()
