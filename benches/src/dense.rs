@@ -110,6 +110,9 @@ impl<T: Copy> Operands<T> {
     }
 }
 
+/// Bytes of a cache line, and more elements than that takes.
+const LINE: usize = 64;
+
 /// Gable with B packed beforehand, as it is, transposed or streamed; or packing itself.
 fn gable<T: Element, C: Element + Default>(
     options: &Options,
@@ -138,8 +141,11 @@ fn gable<T: Element, C: Element + Default>(
     } else {
         Vec::new()
     };
-    let (mut c, mut scratch) = (vec![C::default(); m * n], DenseScratch::new());
+    // C begins with a cache line, as the tensors of others do: or two threads take lines of it from each other.
+    let mut c = vec![C::default(); m * n + LINE];
+    let (first, mut scratch) = (c.as_ptr().align_offset(LINE), DenseScratch::new());
     Candidate::new(name, move || {
+        let c = &mut c[first..][..m * n];
         let range = operands.next();
         let b = &operands.b[range];
         let rhs = match name {
@@ -148,7 +154,7 @@ fn gable<T: Element, C: Element + Default>(
             "gable-transposed" => Rhs::Transposed(MatRef::from_rows(b, k)),
             _ => Rhs::Streamed(MatRef::from_rows(b, k)),
         };
-        let (a, out) = (MatRef::from_rows(&operands.a, k), MatMut::from_rows(&mut c, n));
+        let (a, out) = (MatRef::from_rows(&operands.a, k), MatMut::from_rows(c, n));
         pool.enter(|team| kernels.gemm(team, a, rhs, &Store::default(), out, &mut scratch)).expect("fits");
     })
 }
