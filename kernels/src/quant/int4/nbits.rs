@@ -6,6 +6,8 @@ use crate::mutant::mutant;
 use crate::quant::QuantWeights;
 use half::f16;
 
+const OP: &str = "NBitsWeights::to_blocks";
+
 /// The zero point where none is stored.
 const MIDDLE: u8 = 8;
 
@@ -56,8 +58,7 @@ impl NBitsWeights<'_> {
     /// # Ok::<(), gable_kernels::KernelError>(())
     /// ```
     pub fn to_blocks<'o>(&self, out: &'o mut [u8]) -> Result<QuantWeights<'o>, KernelError> {
-        const OP: &str = "NBitsWeights::to_blocks";
-        let extents = Extents { op: OP, n: self.n, k: self.k, group: self.group };
+        let extents = self.extents();
         extents.check(false)?;
         let groups = extents.groups();
         let row_bytes = groups.checked_mul(self.group / 2);
@@ -70,8 +71,8 @@ impl NBitsWeights<'_> {
         write(extents, self, out)
     }
 
-    fn groups(&self) -> usize {
-        self.k.div_ceil(self.group)
+    fn extents(&self) -> Extents {
+        Extents { op: OP, n: self.n, k: self.k, group: self.group }
     }
 }
 
@@ -82,17 +83,17 @@ fn nibble(bytes: &[u8], i: usize) -> u8 {
 
 impl Layout for NBitsWeights<'_> {
     fn scale(&self, row: usize, group: usize) -> f16 {
-        self.scales.at(row * self.groups() + group)
+        self.scales.at(row * self.extents().groups() + group)
     }
 
     fn zero(&self, row: usize, group: usize) -> u8 {
-        let groups = self.groups();
+        let groups = self.extents().groups();
         let unpadded = mutant("zero points of MatMulNBits not in whole bytes per row");
         let per_row = if unpadded { groups } else { groups.next_multiple_of(2) };
         self.zero_points.map_or(MIDDLE, |zeros| nibble(zeros, row * per_row + group))
     }
 
     fn integer(&self, row: usize, k: usize) -> u8 {
-        nibble(self.b, row * self.groups() * self.group + k)
+        nibble(self.b, row * self.extents().groups() * self.group + k)
     }
 }
