@@ -136,7 +136,12 @@ pub(super) fn softmax(sweep: &mut Sweep) {
         // A sum over the row, and the rounding of scores, which the exponential turns into a relative error.
         let relative = (12.0 + cols as f64 / 16.0 + 2.0 * largest) * U;
         let want: Vec<f64> = scores.iter().flat_map(|row| reference::softmax(row)).collect();
-        let bounds = want.iter().map(|y| relative * y + TINY).collect();
+        // And that of a score's distance from the row's largest.
+        let distances = scores.iter().flat_map(|row| {
+            let max = row.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+            row.iter().map(move |t| if t.is_finite() { max - t } else { 0.0 })
+        });
+        let bounds = want.iter().zip(distances).map(|(y, d)| (relative + 2.0 * d * U) * y + TINY).collect();
         let call = |k: Kernels, team: &Team<'_>, out: MatMut<'_>| k.softmax(team, SCALE, Some(mask), out);
         check(sweep, Case { kernel: "softmax", cols, x: &x, call: &call, want, bounds });
         let want: Vec<f64> = scores.iter().flat_map(|row| reference::log_softmax(row)).collect();
