@@ -10,7 +10,7 @@
 //! ```
 //!
 //! With the kind `u8` the tile computes `S = sum (b + 128) a'`, and as every step wraps, the true sum is exact:
-//! `sum b a = S - 128 sum a'`, plus `128 sum b` if a was unsigned. Cells beyond K hold zeros (of a', that is).
+//! `sum b a = S - 128 sum a'`, which the tile starts from, plus `128 sum b` if a was unsigned. Cells beyond K hold zeros (of a', that is).
 
 #![allow(unsafe_code)]
 
@@ -257,15 +257,21 @@ pub(crate) fn pack_panel<S: Simd>(
     if !kind.is_integer() {
         return;
     }
-    for cell in panel.chunks_exact(4 * nr).take(cells.len()) {
-        for (sum, cell) in sums.iter_mut().zip(cell.as_chunks::<4>().0) {
-            let value = if kind == Cells::U8 {
-                cell.iter().map(|b| i32::from(*b) - 128).sum()
-            } else {
-                i32::from(i16::from_le_bytes([cell[0], cell[1]]))
-                    + i32::from(i16::from_le_bytes([cell[2], cell[3]]))
-            };
-            *sum = sum.wrapping_add(value);
+    // What was added to every b, for each cell.
+    let offset = if kind == Cells::U8 { -4 * 128 * cells.len() as i32 } else { 0 };
+    for group in (0..nr).step_by(LANES) {
+        // SAFETY: 16 sums; `cells` rows of the panel, each with 16 cells from `group` on.
+        unsafe {
+            let sums = sums[group..][..LANES].as_mut_ptr();
+            let mut sum = s.add_i32(s.load_i32(sums), s.splat_i32(offset));
+            for cell in 0..cells.len() {
+                let w = s.load_bytes(panel.as_ptr().add(4 * (cell * nr + group)));
+                sum = match kind {
+                    Cells::U8 => s.dot_u8i8(sum, w, s.splat_cell(0x0101_0101)),
+                    _ => s.dot_i16(sum, w, s.splat_cell(0x0001_0001)),
+                };
+            }
+            s.store_i32(sums, sum);
         }
     }
 }
@@ -400,8 +406,8 @@ fn straight_panel<S: Simd>(
             (Cells::U8, _) => {
                 let (a, b, c, d) = (row(0), row(1), row(2), row(3));
                 let out: &mut [u32] = bytemuck::cast_slice_mut(out);
-                for (i, out) in out.iter_mut().enumerate().take(width) {
-                    *out = u32::from_le_bytes([a[i], b[i], c[i], d[i]]) ^ 0x8080_8080;
+                for ((((out, a), b), c), d) in out.iter_mut().zip(a).zip(b).zip(c).zip(d) {
+                    *out = u32::from_le_bytes([*a, *b, *c, *d]) ^ 0x8080_8080;
                 }
                 out[width..].fill(0x8080_8080);
             }

@@ -205,7 +205,12 @@ impl<'a> Product<'a> {
             let row_parts = rows.div_ceil(plan.unit_rows);
             let strips = side.n.div_ceil(plan.nr * job.width);
             let slots = MatMut::from_rows(&mut slots[..slot_len * plan.threads], slot_len);
-            for_units(team, slots, strips * row_parts, |unit, slot| {
+            let units = strips * row_parts;
+            for_units(team, slots, units, |unit, slot| {
+                // Turn by turn from every thread's share: two that write neighbouring columns at the same time would take
+                // the lines that both have a part of from each other.
+                let unit =
+                    part_range(units, 1, plan.threads, unit % plan.threads).start + unit / plan.threads;
                 let rows = part_range(rows, plan.mr, row_parts, unit % row_parts);
                 let strip = unit / row_parts;
                 // Units are disjoint parts of C.

@@ -251,11 +251,13 @@ fn store_row<S: Simd>(
     if job.out.element == ElementType::I32 {
         let mut exact = [0_i32; MAX_NR];
         let exact = &mut exact[..n];
-        exact_sums(job, sums[0], row, column_sums[0], exact);
+        exact_sums(job, sums[0], column_sums[0], exact);
         // SAFETY: C holds i32, and this unit's elements are its own.
         let c = unsafe { job.out.elements::<i32>(row, cols.start, cols.end) };
-        for (c, x) in c.iter_mut().zip(exact) {
-            *c = if job.sides[0].store.beta == 0.0 { *x } else { c.wrapping_add(*x) };
+        if job.sides[0].store.beta == 0.0 {
+            c.copy_from_slice(exact);
+        } else {
+            c.iter_mut().zip(exact).for_each(|(c, x)| *c = c.wrapping_add(*x));
         }
         return;
     }
@@ -289,7 +291,7 @@ fn value<S: Simd>(
     if job.kind.is_integer() {
         let mut exact = [0_i32; MAX_NR];
         let exact = &mut exact[..x.len()];
-        exact_sums(job, sums, row, column_sums, exact);
+        exact_sums(job, sums, column_sums, exact);
         dequantize(store, exact, row, cols.clone(), column_sums, job, x);
     } else {
         x.copy_from_slice(&sums[..x.len()]);
@@ -311,10 +313,9 @@ fn value<S: Simd>(
 
 /// The true sums: see the table of [`cells`](super::cells).
 #[inline(always)]
-fn exact_sums(job: &Job<'_>, sums: &[f32], row: usize, column_sums: &[i32], exact: &mut [i32]) {
-    let offset = if job.offset_by_128() { job.row_sum(row).wrapping_mul(-128) } else { 0 };
+fn exact_sums(job: &Job<'_>, sums: &[f32], column_sums: &[i32], exact: &mut [i32]) {
     for (exact, sum) in exact.iter_mut().zip(sums) {
-        *exact = sum.to_bits().cast_signed().wrapping_add(offset);
+        *exact = sum.to_bits().cast_signed();
     }
     if job.unsigned_a && job.offset_by_128() {
         for (exact, column) in exact.iter_mut().zip(column_sums) {
@@ -336,17 +337,20 @@ fn dequantize(
 ) {
     let Dequantize { scale_a, zero_a, scale_b, zero_b } = &store.dequantize;
     let (scale_a, zero_a) = (scale_a.at(row), i64::from(zero_a.at(row)));
-    let plain = *zero_b == PerAxis::All(0) && !store.needs_column_sums();
-    for (i, x) in x.iter_mut().enumerate() {
-        let sum = if plain {
-            exact[i] as f32
-        } else {
+    if *zero_b == PerAxis::All(0) && !store.needs_column_sums() {
+        x.iter_mut().zip(exact).for_each(|(x, exact)| *x = *exact as f32);
+    } else {
+        let row_sum = job.blocks.k as i64 * zero_a - i64::from(job.true_row_sum(row));
+        for (i, x) in x.iter_mut().enumerate() {
             let zero_b = i64::from(zero_b.at(cols.start + i));
-            let both = job.blocks.k as i64 * zero_a;
-            (i64::from(exact[i]) - zero_a * i64::from(column_sums[i])
-                + zero_b * (both - i64::from(job.true_row_sum(row)))) as f32
-        };
-        *x = sum * (scale_a * scale_b.at(cols.start + i));
+            *x = (i64::from(exact[i]) - zero_a * i64::from(column_sums[i]) + zero_b * row_sum) as f32;
+        }
+    }
+    match scale_b {
+        PerAxis::All(scale_b) => x.iter_mut().for_each(|x| *x *= scale_a * scale_b),
+        PerAxis::Each(scale_b) => {
+            x.iter_mut().zip(&scale_b[cols]).for_each(|(x, scale_b)| *x *= scale_a * scale_b);
+        }
     }
 }
 

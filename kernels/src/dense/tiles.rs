@@ -56,7 +56,7 @@ impl Job<'_> {
     }
 
     /// What row `row` of C's A sums to, as packed.
-    pub(crate) fn row_sum(&self, row: usize) -> i32 {
+    fn row_sum(&self, row: usize) -> i32 {
         self.row_sums[row - self.first_row]
     }
 
@@ -98,14 +98,15 @@ impl<'a> Job<'a> {
         self.sides.len() * self.width
     }
 
-    /// Whether the tiles' sums go to C itself: those of floats (of integers they need a correction) and of a whole panel.
+    /// Whether the tiles' sums go to C itself: those of a whole panel, where they are C's elements.
     fn is_direct(&self, cols: &Range<usize>) -> bool {
+        let sums = if self.kind.is_integer() { ElementType::I32 } else { ElementType::F32 };
         self.panels() == 1
             && cols.len() == self.nr
             && self.blocks.count() > 0
             && self.sides[0].store.is_plain()
-            && self.out.element == ElementType::F32
-            && !self.kind.is_integer()
+            && self.out.element == sums
+            && !(self.unsigned_a && self.offset_by_128())
     }
 
     /// The parts of a thread's scratch.
@@ -151,6 +152,10 @@ pub(crate) fn dense<S: Simd, const MR: usize, const NV: usize>(
         Cells::I16 => products::<S, microkernel::I16, MR, NV>(s, job, rows, strip, scratch),
     }
 }
+
+/// What a tile's sums begin with: 0, or what takes the 128 off that was added to B. Rows are whole cache lines.
+#[repr(C, align(64))]
+struct Starts([i32; MAX_MR * MAX_NR]);
 
 /// Where the sums of some rows with a panel go.
 #[derive(Clone, Copy)]
@@ -223,7 +228,7 @@ unsafe fn panel_sums<S: Simd, C: Cell<S>, const MR: usize, const NV: usize>(
         _ => true,
     };
     let mr = if one_instruction { MR } else { MR.min(4) };
-    let zeros = [0.0_f32; MAX_NR];
+    let mut starts = Starts([0; MAX_MR * MAX_NR]);
     for block in 0..job.blocks.count() {
         let cells = job.blocks.cells(block);
         let view = match &panels {
@@ -247,8 +252,13 @@ unsafe fn panel_sums<S: Simd, C: Cell<S>, const MR: usize, const NV: usize>(
             let some = row..(row + mr).min(rows.end);
             let a = job.a[(block * job.rows + row) * A_STRIDE..].as_ptr();
             let c = to.c.wrapping_add((row - rows.start) * to.ldc);
+            if block == 0 && job.offset_by_128() {
+                for (start, row) in starts.0.chunks_exact_mut(nr).zip(some.clone()) {
+                    start.fill(job.row_sums[row].wrapping_mul(-128));
+                }
+            }
             let tile = match block {
-                0 => TileC { start: zeros.as_ptr(), start_stride: 0, c, ldc: to.ldc },
+                0 => TileC { start: starts.0.as_ptr().cast(), start_stride: nr, c, ldc: to.ldc },
                 _ => TileC { start: c, start_stride: to.ldc, c, ldc: to.ldc },
             };
             for_mr!(some.len(), mr, |ROWS| {
