@@ -101,7 +101,10 @@ step_features() {
 }
 
 # The models that tests use; already fetched ones are only verified.
-step_models() { cargo run --release -- pull smollm2 gemma3 minilm; }
+# With the program that the tests build: alone, it would be compiled once more, kernels and all.
+step_models() {
+    cargo test --release --workspace --no-run && "$target/release/gable" pull smollm2 gemma3 minilm
+}
 
 # The report of `gable look` in a browser.
 step_report() {
@@ -128,7 +131,8 @@ step_ignored() {
 # own lost its instruction set on the way (a closure or helper that was not inlined) and is called instead of emitted.
 step_asm() {
     local binary="$target/release/examples/tables" lost
-    cargo build --release -p gable-kernels --example tables || return 1
+    # As the tests build it, for the same reason as in step_models.
+    cargo test --release --workspace --no-run || return 1
     lost=$(nm -C "$binary" | grep core_arch | grep -v xgetbv)
     [ -z "$lost" ] || { printf 'intrinsics that are called:\n%s\n' "$lost"; return 1; }
     python3 scripts/check_asm.py "$binary"
