@@ -105,7 +105,8 @@ pub fn run(args: &RunArgs) -> Result<()> {
 
     let out = RefCell::new(Checked::new());
     let shift = how.shift.keep(ids.len(), session.max_positions())?;
-    let options = GenerateOptions { draft: how.draft.draft, shift, ..how.generation.options() };
+    let scores = args.logprobs.is_some();
+    let options = GenerateOptions { draft: how.draft.draft, scores, shift, ..how.generation.options() };
     let (mut text, next) = (String::new(), Cell::new(None));
     let plain = args.logprobs.is_none() && !args.json;
     if let (Some(prompt), true, false) = (&prompt, plain, args.no_display_prompt) {

@@ -10,6 +10,7 @@ pub mod dense;
 pub mod error;
 pub mod gemm;
 pub mod isa;
+pub mod largest;
 mod math;
 pub mod matrix;
 #[allow(unsafe_code)] // owns what the allocator gives

@@ -4,7 +4,7 @@ mod common;
 
 use common::Random;
 use gable_kernels::activation::Activation;
-use gable_kernels::gemm::{Epilogue, Factor, Path, Phase, Product};
+use gable_kernels::gemm::{Epilogue, Factor, Path, Phase, Product, TopK};
 use gable_kernels::quant::{Activations, Format, Forms, QuantWeights, Remainder};
 use gable_kernels::{Kernels, MatMut, MatRef, Pool, Team};
 use half::f16;
@@ -284,4 +284,76 @@ fn gated_products_of_unequal_shapes_are_refused() {
     assert_eq!(refused(&seven, 8, 99), "matmul_gated: weights.rows is 7, but 8 is needed");
     assert_eq!(refused(&eight, 9, 99), "matmul_gated: weights.rows is 8, but 9 is needed");
     assert_eq!(refused(&eight, 8, 9), "matmul_gated: scratch.len() (at least) is 9, but 32 is needed");
+}
+
+/// The k largest, of equal ones the first, in the order of their places.
+fn largest(values: &[f32], k: usize) -> Vec<(u32, u32)> {
+    let mut order: Vec<usize> = (0..values.len()).filter(|j| values[*j] > f32::NEG_INFINITY).collect();
+    order.sort_by(|a, b| values[*b].total_cmp(&values[*a]).then(a.cmp(b)));
+    order.truncate(k);
+    order.sort_unstable();
+    order.iter().map(|j| (*j as u32, values[*j].to_bits())).collect()
+}
+
+#[test]
+fn the_largest_outputs_are_those_of_a_product_for_any_threads() {
+    let mut random = Random(5);
+    for (n, equal) in [(1, false), (40, false), (300, true), (5000, false), (20_000, true)] {
+        let bytes = weight_bytes(Format::Q4_1, n, &mut random);
+        // The same few rows again and again: outputs that are equal wherever the parts are cut.
+        let row = Format::Q4_1.row_bytes(K).unwrap();
+        let bytes =
+            if equal { bytes[..7 * row].iter().copied().cycle().take(n * row).collect() } else { bytes };
+        let w = weights(Format::Q4_1, &bytes);
+        let mut a = Activations::new(1, K, FORMS);
+        a.begin(1, K).unwrap().row_mut(0).copy_from_slice(&random.values(K, 2.0));
+        for kernels in Kernels::every_available() {
+            kernels.prepare(&Team::serial(), &mut a, FORMS).unwrap();
+            for (phase, cap) in [(Phase::Decode, None), (Phase::Prompt, None), (Phase::Decode, Some(3.0))] {
+                let mut logits = vec![f32::NAN; n];
+                let out = MatMut::from_rows(&mut logits, n);
+                kernels.matmul(&Team::serial(), phase, &a, &w, Epilogue::default(), out).unwrap();
+                if let Some(cap) = cap {
+                    kernels.softcap(&Team::serial(), cap, MatMut::from_rows(&mut logits, n)).unwrap();
+                }
+                for (k, threads) in [(1, 1), (1, 2), (40, 2), (40, 5), (n + 3, 3), (0, 2)] {
+                    let mut top = TopK::new(k, threads).unwrap();
+                    for _ in 0..2 {
+                        Pool::new(threads)
+                            .enter(|team| kernels.matmul_top_k(team, phase, &a, &w, cap, &mut top))
+                            .unwrap();
+                        let found = top.entries().unwrap();
+                        let got: Vec<_> = found.iter().map(|e| (e.index, e.value.to_bits())).collect();
+                        let what = format!("{} {phase:?} {n} rows, {k} of them", kernels.isa());
+                        assert_eq!(got, largest(&logits, k), "{what}, {threads} threads");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn the_largest_outputs_tell_the_first_nan_and_what_cannot_be_multiplied() {
+    let values: Vec<f32> = (0..9000).map(|i| if i % 4000 == 3999 { f32::NAN } else { -(i as f32) }).collect();
+    let bytes: Vec<u8> = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+    let w = QuantWeights::from_bytes(Format::F32, 9000, 1, 4, &bytes).unwrap();
+    let mut a = Activations::new(2, 1, Forms::EXACT);
+    a.begin(1, 1).unwrap().row_mut(0)[0] = 1.0;
+    let kernels = Kernels::best();
+    for threads in [1, 2, 3] {
+        let mut top = TopK::new(2, threads).unwrap();
+        let mut find = |a: &Activations, w: &QuantWeights<'_>, cap, top: &mut TopK| {
+            Pool::new(threads).enter(|team| kernels.matmul_top_k(team, Phase::Decode, a, w, cap, top))
+        };
+        find(&a, &w, None, &mut top).unwrap();
+        assert_eq!(top.entries(), Err(3999));
+        find(&a, &w.row_range(0..100), None, &mut top).unwrap();
+        assert_eq!(top.entries().unwrap().iter().map(|e| e.index).collect::<Vec<_>>(), [0, 1]);
+        assert!(find(&a, &w, Some(0.0), &mut top).unwrap_err().to_string().contains("soft_cap is 0"));
+        let mut two = Activations::new(2, 1, Forms::EXACT);
+        two.begin(2, 1).unwrap();
+        let error = find(&two, &w, None, &mut top).unwrap_err();
+        assert_eq!(error.to_string(), "matmul_top_k: x.rows is 2, but 1 is needed");
+    }
 }

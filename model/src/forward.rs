@@ -387,7 +387,7 @@ impl Pass<'_> {
         Ok(())
     }
 
-    /// `logits = W_U norm(x)`, for the rows that want them.
+    /// `logits = W_U norm(x)`, for the rows that want them; or the highest logits of one row, if these alone are wanted.
     fn unembed(
         &self,
         batch: &Batch<'_>,
@@ -413,13 +413,19 @@ impl Pass<'_> {
         observer.done(n_layers, Operation::Norm);
         self.show(observer, n_layers, Site::FinalNorm, s.activations.f32());
         let view = self.read(unembedding)?;
-        let out = logits.reborrow();
-        self.kernels.matmul(self.team, phase, s.activations, &view, Epilogue::default(), out)?;
-        if let Some(cap) = config.logit_soft_cap {
-            self.kernels.softcap(self.team, cap, logits.reborrow())?;
+        if let Some(top) = s.top_k {
+            let cap = config.logit_soft_cap;
+            self.kernels.matmul_top_k(self.team, phase, s.activations, &view, cap, top)?;
+            observer.done(n_layers, Operation::Unembed);
+        } else {
+            let out = logits.reborrow();
+            self.kernels.matmul(self.team, phase, s.activations, &view, Epilogue::default(), out)?;
+            if let Some(cap) = config.logit_soft_cap {
+                self.kernels.softcap(self.team, cap, logits.reborrow())?;
+            }
+            observer.done(n_layers, Operation::Unembed);
+            self.show(observer, n_layers, Site::Logits, logits.as_ref());
         }
-        observer.done(n_layers, Operation::Unembed);
-        self.show(observer, n_layers, Site::Logits, logits.as_ref());
         if self.team.is_cancelled() {
             return Err(KernelError::Cancelled.into());
         }

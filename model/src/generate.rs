@@ -18,6 +18,7 @@ use crate::session::Session;
 use crate::speculate::{Speculation, SpeculationCounts};
 use crate::tokenizer::{Tokenizer, Utf8Stream};
 use gable_kernels::KernelError;
+use gable_kernels::gemm::TopK;
 use std::ops::ControlFlow;
 use std::time::{Duration, Instant};
 use stop::StopStrings;
@@ -35,6 +36,8 @@ pub struct GenerateOptions {
     /// none. The text is the same. The session must have room for the logits of one more
     /// ([`SessionOptions::max_logits`](crate::session::SessionOptions::max_logits)), or fewer are guessed.
     pub draft: usize,
+    /// [`Drawn`] has the scores of the whole vocabulary: without it, only as many are kept as a draw needs.
+    pub scores: bool,
     /// Where there is no room for another token: [forgets](Session::shift) half of what follows this many first tokens, and
     /// goes on. Without it, generation ends there.
     pub shift: Option<usize>,
@@ -42,7 +45,14 @@ pub struct GenerateOptions {
 
 impl Default for GenerateOptions {
     fn default() -> GenerateOptions {
-        GenerateOptions { max_tokens: usize::MAX, stop: Vec::new(), ignore_eos: false, draft: 0, shift: None }
+        GenerateOptions {
+            max_tokens: usize::MAX,
+            stop: Vec::new(),
+            ignore_eos: false,
+            draft: 0,
+            scores: false,
+            shift: None,
+        }
     }
 }
 
@@ -97,7 +107,8 @@ pub struct GenerateStats {
 pub struct Drawn<'a> {
     /// Its id.
     pub token: u32,
-    /// The raw scores it was drawn by, before any stage of the sampler.
+    /// The raw scores it was drawn by, before any stage of the sampler; may be empty unless
+    /// [`GenerateOptions::scores`] asks for them.
     pub logits: &'a [f32],
     /// Whether it ends the text, so that it is not part of it.
     pub ends_text: bool,
@@ -135,8 +146,11 @@ pub fn generate_with(
     on_text: &mut dyn FnMut(&str) -> ControlFlow<()>,
     on_token: &mut dyn FnMut(Drawn<'_>),
 ) -> Result<GenerateStats, RunError> {
-    let mut draw = |sampler: &mut Sampler, logits: &[f32]| {
-        let token = sampler.sample(logits)?;
+    let mut draw = |sampler: &mut Sampler, scores: Scores<'_>| {
+        let (token, logits) = match scores {
+            Scores::All(logits) => (sampler.sample(logits)?, logits),
+            Scores::TopK(top) => (sampler.sample_top_k(top)?, [].as_slice()),
+        };
         on_token(Drawn { token, logits, ends_text: options.ends(tokenizer, token) });
         Ok::<u32, RunError>(token)
     };
@@ -161,7 +175,7 @@ pub fn generate_with(
     let start = Instant::now();
     let first = uncancelled(session.prefill(prompt))?.map(|logits| {
         prompt.iter().try_for_each(|&id| sampler.accept(id))?;
-        if options.max_tokens == 0 { Ok(None) } else { draw(sampler, logits).map(Some) }
+        if options.max_tokens == 0 { Ok(None) } else { draw(sampler, Scores::All(logits)).map(Some) }
     });
     stats.prompt_time = start.elapsed();
     let Some(first) = first.transpose()? else {
@@ -174,6 +188,10 @@ pub fn generate_with(
     let start = Instant::now();
     let mut reply = Reply::new(&options.stop);
     let mut speculation = Speculation::new(options.draft);
+    let mut top_k = match sampler.wants().filter(|_| options.draft == 0 && !options.scores) {
+        Some(k) => Some(session.top_k(k)?),
+        None => None,
+    };
     let stop = loop {
         sampler.accept(token)?;
         if let ControlFlow::Break(reason) = reply.take(token, tokenizer, options, on_text) {
@@ -191,8 +209,12 @@ pub fn generate_with(
                 Err(error) => break Err(error),
             }
         }
-        let drawn = match uncancelled(speculation.decode(session, token)) {
-            Ok(Some(logits)) => draw(sampler, logits),
+        let scores = match &mut top_k {
+            Some(top) => speculation.decode_top_k(session, token, top).map(|()| Scores::TopK(top)),
+            None => speculation.decode(session, token).map(Scores::All),
+        };
+        let drawn = match uncancelled(scores) {
+            Ok(Some(scores)) => draw(sampler, scores),
             Ok(None) => break Ok(StopReason::Interrupted),
             Err(error) => Err(error),
         };
@@ -212,6 +234,12 @@ pub fn generate_with(
         reply.finish(on_text);
     }
     Ok(stats)
+}
+
+/// What a token is drawn from.
+enum Scores<'a> {
+    All(&'a [f32]),
+    TopK(&'a TopK),
 }
 
 /// A cancelled pass is no error here but an end.

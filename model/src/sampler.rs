@@ -21,8 +21,9 @@
 //!
 //! Candidates stay in the order of their ids. A stage that needs the most likely ones selects on a copy, in linear
 //! time, and yields a threshold; a vocabulary of 262 144 is never sorted. Where only the order of the logits decides (the
-//! most likely one, or top_k first, without penalties, biases and constraint) no list is made of them: they are looked at once,
-//! 64 at a time, and what is below the threshold so far is passed over. Equal logits: the lower id wins. All memory is allocated
+//! most likely one, or top_k first, without penalties, biases, constraint and hook) no list is made of them: they are looked at
+//! once, 64 at a time, and what is below the threshold so far is passed over; or not even written to memory, where a pass
+//! gives no more than [`Sampler::wants`] ([`Session::decode_top_k`](crate::session::Session::decode_top_k)). Equal logits: the lower id wins. All memory is allocated
 //! when the sampler is made.
 //!
 //! # Random numbers
@@ -32,13 +33,14 @@
 //! choices on every machine and in every later version; a test pins the first draws.
 
 mod config;
-mod scan;
 mod stages;
 
 pub use config::{SamplerConfig, Stage};
 
 use crate::RunError;
 use crate::constraint::Constraint;
+use gable_kernels::gemm::TopK;
+use gable_kernels::largest::{Entry, Largest};
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use stages::Candidate;
@@ -69,6 +71,8 @@ pub struct Sampler {
     /// In the order of ids.
     candidates: Vec<Candidate>,
     scratch: Vec<Candidate>,
+    /// Finds the likeliest, where only they decide.
+    likeliest: Option<(usize, Largest)>,
     /// The last `repeat_last_n` tokens, oldest first.
     recent: VecDeque<u32>,
     /// How often a token occurs in `recent`; empty where no penalty asks.
@@ -101,11 +105,16 @@ impl Sampler {
         for (place, byte) in seed.iter_mut().zip(config.seed.to_le_bytes()) {
             *place = byte;
         }
+        let likeliest = match decisive(&config).filter(|k| *k < vocab_size) {
+            Some(k) => Some((k, Largest::new(k)?)),
+            None => None,
+        };
         Ok(Sampler {
             vocab_size,
             biases,
             candidates: Vec::with_capacity(vocab_size),
             scratch: Vec::with_capacity(vocab_size),
+            likeliest,
             recent: VecDeque::with_capacity(remembers),
             counts: if remembers > 0 { vec![0; vocab_size] } else { Vec::new() },
             constraint: None,
@@ -182,6 +191,21 @@ impl Sampler {
         self.counts.fill(0);
     }
 
+    /// How many of the highest logits a draw follows from, if it does not take all of them.
+    pub fn wants(&self) -> Option<usize> {
+        let (k, _) = self.likeliest.as_ref()?;
+        (self.constraint.is_none() && self.hooked.is_none()).then_some(*k)
+    }
+
+    /// Draws one token, the one that [`sample`](Sampler::sample) would draw, from as many of the highest logits as it
+    /// [`wants`](Sampler::wants).
+    ///
+    /// Errors: as there.
+    pub fn sample_top_k(&mut self, top: &TopK) -> Result<u32, RunError> {
+        load_likeliest(top.entries(), &mut self.candidates)?;
+        self.choose()
+    }
+
     /// Draws one token. `logits` is `[vocab_size]`. `-inf` rules a token out; `+inf` rules out all that have less.
     ///
     /// Errors: a NaN (of a token that is allowed), another number of logits than the vocabulary has, nothing but `-inf`,
@@ -196,6 +220,11 @@ impl Sampler {
 
     fn draw(&mut self, logits: &[f32]) -> Result<u32, RunError> {
         self.load(logits)?;
+        self.choose()
+    }
+
+    /// One of the candidates.
+    fn choose(&mut self) -> Result<u32, RunError> {
         if self.config.temperature == 0.0 {
             // The narrowing stages keep the most likely one, so only the penalties matter.
             if self.config.order.contains(&Stage::Penalties) {
@@ -237,26 +266,11 @@ impl Sampler {
         }
     }
 
-    /// How many of the highest logits everything else follows from: all, unless only their order decides.
-    fn decisive(&self) -> usize {
-        if self.config.penalizes() || !self.biases.is_empty() {
-            return usize::MAX;
-        }
-        if self.config.temperature == 0.0 {
-            return 1;
-        }
-        match self.config.order.iter().find(|stage| **stage != Stage::Penalties) {
-            Some(Stage::TopK) if self.config.top_k > 0 => self.config.top_k,
-            _ => usize::MAX,
-        }
-    }
-
     /// Fills the candidates, biases added, without what is ruled out, and without what cannot be drawn for others.
     fn load(&mut self, logits: &[f32]) -> Result<(), RunError> {
         if logits.len() != self.vocab_size {
             return Err(RunError::LogitsLength { found: logits.len(), vocab_size: self.vocab_size });
         }
-        let decisive = self.decisive();
         let logits = match &mut self.hooked {
             Some(Hooked { hook, logits: own }) => {
                 own.clear();
@@ -266,8 +280,11 @@ impl Sampler {
             }
             None => logits,
         };
-        if self.constraint.is_none() && decisive < logits.len() {
-            return scan::likeliest(logits, decisive, &mut self.candidates);
+        if let (None, Some((_, likeliest))) = (&self.constraint, &mut self.likeliest) {
+            likeliest.clear();
+            likeliest.take(0, logits);
+            likeliest.finish();
+            return load_likeliest(likeliest.entries(), &mut self.candidates);
         }
         self.candidates.clear();
         let mut biases = self.biases.iter().peekable();
@@ -315,6 +332,26 @@ impl Sampler {
             }
         }
     }
+}
+
+/// How many of the highest logits everything else follows from, if only their order decides.
+fn decisive(config: &SamplerConfig) -> Option<usize> {
+    if config.penalizes() || !config.logit_bias.is_empty() {
+        return None;
+    }
+    if config.temperature == 0.0 {
+        return Some(1);
+    }
+    let first = config.order.iter().find(|stage| **stage != Stage::Penalties);
+    (first == Some(&Stage::TopK) && config.top_k > 0).then_some(config.top_k)
+}
+
+/// The likeliest tokens as candidates; an error for a NaN among the logits that they were found in, or for none.
+fn load_likeliest(found: Result<&[Entry], u32>, candidates: &mut Vec<Candidate>) -> Result<(), RunError> {
+    let entries = found.map_err(|id| RunError::NanLogits { id })?;
+    candidates.clear();
+    candidates.extend(entries.iter().map(|entry| Candidate { logit: entry.value, id: entry.index }));
+    if candidates.is_empty() { Err(RunError::NoCandidate) } else { Ok(()) }
 }
 
 /// An infinite bias replaces the logit: `-inf` bans a token, `+inf` demands it.

@@ -5,7 +5,7 @@ use crate::config::{ModelConfig, Positions};
 use crate::forward::{Numerics, Row};
 use crate::model::Model;
 use gable_kernels::attention::{AttentionScratch, CacheRow};
-use gable_kernels::gemm::Phase;
+use gable_kernels::gemm::{Phase, TopK};
 use gable_kernels::memory::{Buffer, zeros};
 use gable_kernels::quant::{Activations, Forms};
 use gable_kernels::rope::{Rope, RopeAngles};
@@ -88,6 +88,8 @@ pub struct Scratch {
     positions: Vec<u32>,
     cache_rows: Vec<CacheRow>,
     experts: ExpertScratch,
+    /// Lent for a pass of which the highest logits alone are wanted, which then takes the place of the logits.
+    pub(crate) top_k: Option<TopK>,
 }
 
 /// An expert that a row has chosen.
@@ -154,6 +156,7 @@ pub(crate) struct Parts<'a> {
     pub(crate) gate_up: &'a mut [f32],
     pub(crate) block_out: MatMut<'a>,
     pub(crate) logits: MatMut<'a>,
+    pub(crate) top_k: Option<&'a mut TopK>,
     /// What the linear layers read, but for the last of each feed-forward network.
     pub(crate) activations: &'a mut Activations,
     /// What that one reads: it is written while `activations` are read.
@@ -226,6 +229,7 @@ impl Scratch {
             positions: room("the rows of a batch", max_rows)?,
             cache_rows: room("the rows of a batch", max_rows)?,
             experts: ExpertScratch::new(config, max_rows, forms)?,
+            top_k: None,
         })
     }
 
@@ -275,6 +279,11 @@ impl Scratch {
         Ok(())
     }
 
+    /// No row of logits is there.
+    pub(crate) fn forget_logits(&mut self) {
+        self.n_logits = 0;
+    }
+
     /// Notes what a pass has read.
     pub(crate) fn count_weights(&mut self, bytes: u64) {
         self.calls.weight_bytes = self.calls.weight_bytes.saturating_add(bytes);
@@ -314,6 +323,7 @@ impl Scratch {
             gate_up: &mut self.gate_up,
             block_out: view(&mut self.block_out, rows, w.d_model),
             logits: view(&mut self.logits, self.n_logits, w.vocab),
+            top_k: self.top_k.as_mut(),
             activations: &mut self.activations,
             hidden: &mut self.hidden,
             attention: &mut self.attention,

@@ -9,7 +9,7 @@ use crate::scratch::{Calls, room};
 use crate::timeline::Timeline;
 use crate::window;
 use gable_kernels::attention::{CacheType, KvCache, SequenceId};
-use gable_kernels::gemm::Phase;
+use gable_kernels::gemm::{Phase, TopK};
 use gable_kernels::{Kernels, MatRef, Pool};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -163,6 +163,27 @@ impl Session {
     pub fn decode(&mut self, token: u32) -> Result<&[f32], RunError> {
         self.pass(Phase::Decode, &[token], |_| true, &mut ())?;
         Ok(self.engine.last_logits())
+    }
+
+    /// Memory for [`decode_top_k`](Session::decode_top_k).
+    ///
+    /// # Errors
+    /// [`RunError::Kernel`] if there is none.
+    pub fn top_k(&self, k: usize) -> Result<TopK, RunError> {
+        Ok(TopK::new(k, self.engine.decode_threads)?)
+    }
+
+    /// Adds one token and finds the highest scores of the next, as many as `top` has room for: those that
+    /// [`decode`](Session::decode) would give, without writing the others to memory.
+    ///
+    /// # Errors
+    /// [`RunError`]; the session is as before then.
+    pub fn decode_top_k(&mut self, token: u32, top: &mut TopK) -> Result<(), RunError> {
+        let position = self.tokens.len();
+        self.engine.check_room(position, 1)?;
+        self.engine.pass_top_k((self.sequence, position), token, top)?;
+        self.tokens.push(token);
+        Ok(())
     }
 
     /// Passes tokens through the model with an observer, in the order of summation of `phase`, at most one batch at

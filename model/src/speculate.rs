@@ -16,7 +16,7 @@
 
 use crate::RunError;
 use crate::session::Session;
-use gable_kernels::gemm::Phase;
+use gable_kernels::gemm::{Phase, TopK};
 use std::time::{Duration, Instant};
 
 /// The longest run of equal tokens that is told apart from shorter ones.
@@ -192,6 +192,20 @@ impl Speculation {
         let logits = session.logits();
         let row = logits.rows().saturating_sub(self.ahead).saturating_sub(1);
         Ok(logits.row(row))
+    }
+
+    /// [`decode`](Speculation::decode) where nothing is guessed and the highest scores are enough.
+    ///
+    /// # Errors
+    /// [`RunError`]; the session is as before then.
+    pub fn decode_top_k(
+        &mut self,
+        session: &mut Session,
+        token: u32,
+        top: &mut TopK,
+    ) -> Result<(), RunError> {
+        self.counts.passes = self.counts.passes.saturating_add(1);
+        session.decode_top_k(token, top)
     }
 
     /// Takes the guesses that nobody has drawn back from the session.

@@ -42,5 +42,11 @@ fn a_decoded_token_allocates_nothing() {
             session.decode(token).unwrap();
         }
         assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{numerics:?}");
+        let mut top = session.top_k(40).unwrap();
+        let before = ALLOCATIONS.load(Ordering::Relaxed);
+        for token in 0..70 {
+            session.decode_top_k(token, &mut top).unwrap();
+        }
+        assert_eq!(ALLOCATIONS.load(Ordering::Relaxed), before, "{numerics:?}, the highest scores");
     }
 }

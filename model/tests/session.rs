@@ -9,6 +9,7 @@ use gable_model::RunError;
 use gable_model::forward::Numerics;
 use gable_model::model::{Model, OpenOptions};
 use gable_model::observer::{Observer, Operation, Site};
+use gable_model::sampler::{Sampler, SamplerConfig};
 use gable_model::session::{Session, SessionOptions};
 use std::path::Path;
 use std::sync::Arc;
@@ -324,5 +325,34 @@ impl Observer for Last {
 
     fn observe(&mut self, _: usize, _: Site, values: MatRef<'_>) {
         self.0 = values.row(0).to_vec();
+    }
+}
+
+#[test]
+fn the_highest_scores_are_those_of_the_whole_vocabulary_and_draw_the_same_tokens() {
+    for name in ["llama", "gemma2"] {
+        let model = fixture(name);
+        let ids = tokens(&model, 5);
+        for threads in [1, 3] {
+            let pool = Arc::new(Pool::new(threads));
+            let mut new = || Session::new(Arc::clone(&model), Arc::clone(&pool), options(64)).unwrap();
+            let (mut all, mut top_k) = (new(), new());
+            all.prefill(&ids).unwrap();
+            top_k.prefill(&ids).unwrap();
+            let config = SamplerConfig { top_k: 5, ..SamplerConfig::default() };
+            let mut samplers =
+                [(); 2].map(|()| Sampler::new(config.clone(), model.config().vocab_size).unwrap());
+            let mut top = top_k.top_k(samplers[0].wants().unwrap()).unwrap();
+            for token in ids.iter().copied().cycle().take(20) {
+                let logits = all.decode(token).unwrap();
+                top_k.decode_top_k(token, &mut top).unwrap();
+                for entry in top.entries().unwrap() {
+                    assert_eq!(entry.value.to_bits(), logits[entry.index as usize].to_bits());
+                }
+                assert_eq!(samplers[0].sample(logits).unwrap(), samplers[1].sample_top_k(&top).unwrap());
+                assert_eq!(top_k.logits().rows(), 0);
+            }
+            assert_eq!(all.tokens(), top_k.tokens());
+        }
     }
 }

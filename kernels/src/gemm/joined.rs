@@ -50,17 +50,17 @@ impl Product<'_> {
 }
 
 /// How a list of weight rows is cut, and what each piece is computed with.
-struct Cut<'a> {
+pub(super) struct Cut<'a> {
     kernels: Kernels,
     phase: Phase,
     x: &'a Activations,
-    unit: usize,
-    parts: usize,
+    pub(super) unit: usize,
+    pub(super) parts: usize,
 }
 
 impl Cut<'_> {
     /// The columns `rows` of a product, which are those of `out`.
-    fn compute(
+    pub(super) fn compute(
         &self,
         weights: &QuantWeights<'_>,
         epilogue: Epilogue<'_>,
@@ -83,7 +83,7 @@ impl Cut<'_> {
 
 impl Kernels {
     /// `lines`: whether the rows of all outputs begin with cache lines.
-    fn cut<'a>(
+    pub(super) fn cut<'a>(
         self,
         team: &Team<'_>,
         phase: Phase,

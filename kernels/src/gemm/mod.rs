@@ -23,6 +23,7 @@ mod joined;
 pub(crate) mod microkernel;
 mod panel;
 mod prompt;
+mod top_k;
 
 use crate::error::KernelError;
 use crate::isa::Kernels;
@@ -32,6 +33,7 @@ use crate::quant::{Activations, Format, Forms, QuantWeights};
 use crate::simd::LANES;
 
 pub use joined::{Factor, Product};
+pub use top_k::TopK;
 
 pub(crate) use decode::decode;
 pub(crate) use prompt::prompt;
