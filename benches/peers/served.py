@@ -102,6 +102,7 @@ def rounds(args, candidates, limit):
     times = {name: [] for name in candidates}
     best = 0.0
     for _ in range(args.rounds):
+        time.sleep(args.pause)
         best = max(best, limit())
         for name, turn in candidates.items():
             time.sleep(args.pause)
