@@ -3,6 +3,7 @@
 //! are those of `--numerics`, other than `fast` on the best instruction set only.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
+use gable_benches::layers::fast_forms;
 use gable_benches::timing::{DISTINCT_BYTES, only_testing};
 use gable_benches::{LAYERS, Layer, weight_bytes};
 use gable_kernels::gemm::{Epilogue, Phase};
@@ -27,16 +28,13 @@ fn activations(kernels: Kernels, layer: &Layer, rows: usize, forms: Forms) -> Ac
 
 /// What `--numerics` makes of activations for a format.
 fn numbers(phase: Phase, format: Format) -> Vec<(&'static str, Forms)> {
-    let fast = Forms::fast(format);
+    let fast = fast_forms(phase, format);
     let mut all = vec![("exact", Forms::EXACT)];
-    if fast.int8 {
-        let remainder = if phase == Phase::Decode { Remainder::All } else { Remainder::Outliers };
-        all.push(("fast", fast.with_remainder(remainder)));
-        if phase == Phase::Prompt {
-            all.push(("precise", fast.with_remainder(Remainder::All)));
-        }
-    } else if fast != Forms::EXACT {
+    if fast != Forms::EXACT {
         all.push(("fast", fast));
+    }
+    if fast.int8 && phase == Phase::Prompt {
+        all.push(("precise", fast.with_remainder(Remainder::All)));
     }
     all
 }

@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Attention: Gable beside PyTorch's scaled_dot_product_attention, everybody in turn in every round.
+"""Attention: Gable beside PyTorch's scaled_dot_product_attention and ONNX Runtime's GroupQueryAttention, everybody in turn in
+every round.
 
-    pip install numpy torch
+    pip install numpy torch onnx onnxruntime
     python benches/peers/attention.py [--threads N] [--rounds N] [--filter decode] [--output table.md]
 
 Prompts in GFLOP/s of the visible half and as a share of the measured peak of the type that Gable multiplies; single rows
 in GB/s of the cache they read, over more layers than caches hold, and as a share of the measured read bandwidth.
+ONNX Runtime's operator appends the new keys and values to the cache too, as models that it runs do.
 """
 
 import itertools
@@ -14,11 +16,17 @@ import served
 
 args = served.arguments(__doc__)
 
-import torch  # noqa: E402  (the number of threads is set before)
+import numpy as np  # noqa: E402  (the number of threads is set before)
+import torch  # noqa: E402
 import torch.nn.functional as F  # noqa: E402
+
+from onnx_ops import operator  # noqa: E402
 
 torch.set_num_threads(args.threads)
 TYPES = {"f32": torch.float32, "bf16": torch.bfloat16, "f16": torch.float16}
+
+ONNX = {"f32": np.float32, "f16": np.float16}
+PEERS = [*TYPES, *(f"onnx {kind}" for kind in ONNX)]
 
 # Query heads, key heads, elements of a head, positions, window (0: none).
 PROMPTS = [(9, 3, 64, 512, 0), (12, 12, 128, 1024, 0), (12, 12, 128, 4096, 0), (4, 1, 256, 2048, 512)]
@@ -46,6 +54,27 @@ def torch_turn(kind, shape, rows, layers):
         return served.timed(run)
 
 
+def onnx_turn(kind, shape, rows, layers):
+    heads, kv_heads, dim, depth, window = shape
+    random = np.random.default_rng(1)
+
+    def values(*shape):
+        return random.random(shape, np.float32).astype(kind)
+
+    def layer():
+        inputs = {"q": values(1, rows, heads * dim), "k": values(1, rows, kv_heads * dim)}
+        # What lies before the rows; a prompt begins an empty cache, a decoded row is appended in place.
+        past = [values(1, kv_heads, depth if rows == 1 else 0, dim) for _ in range(2)]
+        present = past if rows == 1 else [values(1, kv_heads, depth, dim) for _ in range(2)]
+        inputs.update({"v": inputs["k"].copy(), "past k": past[0], "past v": past[1],
+                       "last": np.array([depth - 1], np.int32), "total": np.array(depth, np.int32)})
+        outputs = {"y": values(1, rows, heads * dim), "present k": present[0], "present v": present[1]}
+        return inputs, outputs
+
+    return served.timed(operator(args.threads, "com.microsoft/GroupQueryAttention", [layer() for _ in range(layers)],
+                                 num_heads=heads, kv_num_heads=kv_heads, local_window_size=window or -1))
+
+
 def visible(rows, depth, window):
     return sum(min(p + 1, window or depth) for p in range(depth - rows, depth))
 
@@ -66,12 +95,14 @@ def row(programs, products, shape, decode):
     for kind in TYPES:
         layers = max(1, int(distinct / cached(kind)))
         turns[kind] = torch_turn(kind, shape, rows, layers)
+        if kind in ONNX:
+            turns[f"onnx {kind}"] = onnx_turn(ONNX[kind], shape, rows, layers)
     limit = "read" if decode else f"peak {products}"
     seconds, best = served.rounds(args, turns, lambda: float(programs[2].ask(limit)))
     operations = 4.0 * heads * dim * visible(rows, depth, window)
     work = [cached(cache) if decode else operations for cache, _ in kinds]
     speeds = [w / seconds[f"gable {i}"] / 1e9 for i, w in enumerate(work)]
-    others = [(cached(kind) if decode else operations) / seconds[kind] / 1e9 for kind in TYPES]
+    others = [(cached(peer.split()[-1]) if decode else operations) / seconds[peer] / 1e9 for peer in PEERS]
     name = f"{'decode' if decode else 'prompt'} {heads}/{kv_heads} d {dim} depth {depth}"
     return [
         name + (f" window {window}" if window else ""),
@@ -79,7 +110,7 @@ def row(programs, products, shape, decode):
         *(served.figure(speed, 1) for speed in speeds),
         f"{100e9 * speeds[0] / best:.0f} %",
         *(served.figure(speed, 1) for speed in others),
-        *(served.ratio(seconds[f"gable {i}"], [seconds[kind] for kind in TYPES]) for i in range(2)),
+        *(served.ratio(seconds[f"gable {i}"], [seconds[peer] for peer in PEERS]) for i in range(2)),
     ]
 
 
@@ -95,7 +126,7 @@ def main():
             rows.append(row(programs, products, shape, decode))
             print(" | ".join(rows[-1]), flush=True)
     head = ["heads", "limit", "gable f16 cache", "gable f32 (decode: q8_0) cache", "of limit", "torch f32", "torch bf16",
-            "torch f16", "f16 / best torch", "f32 (q8_0) / best torch"]
+            "torch f16", "ONNX Runtime f32", "ONNX Runtime f16", "f16 / best other", "f32 (q8_0) / best other"]
     note = (f"Gable on {isa}, {products} products in prompts over the f16 cache. Prompts: GFLOP/s of visible keys; decode: "
             "GB/s of the cache, one row, over distinct layers. Ratios are of times.")
     served.report(args, "Attention", note, head, rows)

@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[2]
 DISTINCT = 160 << 20
 
 
-def arguments(description):
-    """The command line that all scripts have; threads are set for the libraries imported after this."""
+def arguments(description, **flags):
+    """The command line that all scripts have, and flags with their help; threads are set for the libraries imported after
+    this."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--rounds", type=int, default=15)
@@ -30,8 +31,11 @@ def arguments(description):
     parser.add_argument("--isa", help="Gable's instruction set")
     parser.add_argument("--filter", default="", help="only rows whose names contain this")
     parser.add_argument("--output", type=Path, help="Markdown file to write the table to")
+    for flag, text in flags.items():
+        parser.add_argument(f"--{flag}", action="store_true", help=text)
     args = parser.parse_args()
-    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MATMUL_NUM_THREADS"):
+    for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "MATMUL_NUM_THREADS", "RAYON_NUM_THREADS",
+                 "CANDLE_NUM_THREADS"):
         os.environ[name] = str(args.threads)
     return args
 
@@ -49,7 +53,8 @@ class Served:
     """One of the programs, answering requests."""
 
     def __init__(self, program, args):
-        command = [str(ROOT / "target" / "release" / program), "--serve", "--threads", str(args.threads)]
+        program = ROOT / "target" / "release" / program  # A path from the root stays what it is.
+        command = [str(program), "--serve", "--threads", str(args.threads)]
         command += ["--isa", args.isa] if args.isa else []
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
@@ -97,6 +102,7 @@ def rounds(args, candidates, limit):
     times = {name: [] for name in candidates}
     best = 0.0
     for _ in range(args.rounds):
+        time.sleep(args.pause)
         best = max(best, limit())
         for name, turn in candidates.items():
             time.sleep(args.pause)
@@ -119,22 +125,25 @@ def figure(value, digits=0):
 
 def report(args, title, note, head, rows):
     """Prints the table, and writes it with machine and command."""
-    import numpy
-    import torch
-
     lines = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head)]
     lines += ["| " + " | ".join(row) + " |" for row in rows]
     table = "\n".join(lines)
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True)
     command = shlex.join(["python", f"benches/peers/{Path(sys.argv[0]).name}", *sys.argv[1:]])
     about = (
-        f"{cpu()}, {args.threads} threads, {args.rounds} rounds, medians. NumPy {numpy.__version__}, "
-        f"PyTorch {torch.__version__}, commit {commit.stdout.strip()}. {note}\n\nCommand: `{command}`"
+        f"{cpu()}, {args.threads} threads, {args.rounds} rounds, medians. {versions()}, commit {commit.stdout.strip()}. "
+        f"{note}\n\nCommand: `{command}`"
     )
     text = f"# {title}\n\n{about}\n\n{table}\n"
     print(text)
     if args.output:
         args.output.write_text(text)
+
+
+def versions():
+    """Of the libraries that take part."""
+    known = {"numpy": "NumPy", "torch": "PyTorch", "onnxruntime": "ONNX Runtime", "llama_cpp": "llama-cpp-python"}
+    return ", ".join(f"{text} {sys.modules[name].__version__}" for name, text in known.items() if name in sys.modules)
 
 
 def cpu():

@@ -2,8 +2,10 @@
 
 pub mod attention;
 pub mod dense;
+pub mod layers;
 pub mod options;
 pub mod rowwise;
+pub mod rten;
 pub mod serve;
 pub mod timing;
 

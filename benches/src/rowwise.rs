@@ -3,6 +3,7 @@
 use crate::options::Options;
 use crate::timing::{Candidate, filled};
 use gable_kernels::activation::Activation;
+use gable_kernels::matrix::for_rows;
 use gable_kernels::rope::{Rope, RopeAngles, RopePairing, RopeScaling};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Team};
 
@@ -22,6 +23,8 @@ pub enum Op {
     LayerNorm,
     /// In place, heads of 64.
     Rope,
+    /// From one matrix to another.
+    Exp,
     /// In place.
     Silu,
     /// In place, by erf.
@@ -32,8 +35,8 @@ pub enum Op {
 
 impl Op {
     /// All of them.
-    pub const ALL: [Op; 7] =
-        [Op::Softmax, Op::RmsNorm, Op::LayerNorm, Op::Rope, Op::Silu, Op::Gelu, Op::SwiGlu];
+    pub const ALL: [Op; 8] =
+        [Op::Softmax, Op::RmsNorm, Op::LayerNorm, Op::Rope, Op::Exp, Op::Silu, Op::Gelu, Op::SwiGlu];
 
     /// For requests and benches.
     pub fn name(self) -> &'static str {
@@ -42,6 +45,7 @@ impl Op {
             Op::RmsNorm => "rms_norm",
             Op::LayerNorm => "layer_norm",
             Op::Rope => "rope",
+            Op::Exp => "exp",
             Op::Silu => "silu",
             Op::Gelu => "gelu",
             Op::SwiGlu => "swiglu",
@@ -80,6 +84,7 @@ pub fn candidate(op: Op, [rows, cols]: [usize; 2], options: &Options) -> Result<
             Op::RmsNorm => kernels.rms_norm(team, from, &weight, 1e-6, out),
             Op::LayerNorm => kernels.layer_norm(team, from, &weight, &weight, 1e-5, out),
             Op::Rope => kernels.rope(team, &angles, HEAD, out),
+            Op::Exp => exp(kernels, team, from, out),
             Op::Silu => kernels.activate(team, Activation::Silu, out),
             Op::Gelu => kernels.activate(team, Activation::GeluErf, out),
             Op::SwiGlu => kernels.gated(team, Activation::Silu, from, from, out),
@@ -87,6 +92,20 @@ pub fn candidate(op: Op, [rows, cols]: [usize; 2], options: &Options) -> Result<
     };
     let mut run = run;
     Ok(Candidate::new("gable", move || pool.enter(|team| run(kernels, team)).expect("shapes fit")))
+}
+
+/// Exponentials, which Gable has in place and on the calling thread only: copied and computed piece by piece.
+fn exp(kernels: Kernels, team: &Team<'_>, from: MatRef<'_>, out: MatMut<'_>) -> Result<(), KernelError> {
+    const PIECE: usize = 2048;
+    for_rows(team, out, |rows, mut out| {
+        for (i, row) in rows.enumerate() {
+            for (to, from) in out.row_mut(i).chunks_mut(PIECE).zip(from.row(row).chunks(PIECE)) {
+                to.copy_from_slice(from);
+                kernels.exp(to);
+            }
+        }
+    });
+    Ok(())
 }
 
 /// Rows at positions of their own.

@@ -56,7 +56,8 @@ pub fn peak(kind: ProbeKind, options: &Options) -> f64 {
             };
             operations as f64 / seconds(1, &mut || team.run(threads, run))
         };
-        ProbeLoop::ALL.into_iter().cycle().take(9).map(rate).fold(0.0, f64::max)
+        // For some 20 ms: a thread that has just been woken may share the core of another for a while.
+        ProbeLoop::ALL.into_iter().cycle().take(300).map(rate).fold(0.0, f64::max)
     })
 }
 
