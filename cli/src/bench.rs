@@ -37,7 +37,8 @@ use std::path::PathBuf;
   gable bench compare before.json after.json
   gable bench sweep --by depth --svg depth.svg
 
-Lists are written 1,2,3 or by repeating the option, ranges 1-4, 1-9+2 or 1-64*2; all combinations run."
+Lists are written 1,2,3 or by repeating the option, ranges 1-4, 1-9+2 or 1-64*2; all combinations run.
+As in llama-bench, generation is the model's passes alone; `gable profile` says what sampling and text take besides."
 )]
 pub struct BenchArgs {
     #[command(subcommand)]

@@ -111,7 +111,7 @@ impl BatchDecoder {
         Ok(BatchDecoder { engine, sequences, live: Vec::new(), kept: None })
     }
 
-    /// Stops a running pass within one layer when the flag is set.
+    /// Stops a running pass within one operation when the flag is set.
     pub fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
         self.engine.set_cancel(flag);
     }

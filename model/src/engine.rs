@@ -111,7 +111,7 @@ impl Engine {
         })
     }
 
-    /// Stops a running pass within one layer when the flag is set.
+    /// Stops a running pass within one operation when the flag is set.
     pub(crate) fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
         self.cancel = Some(flag);
     }

@@ -13,6 +13,7 @@
 //! An encoder's norms stand behind the sums, `x = norm(x + block(x))`. That is the same pass with `x = n` after each norm,
 //! where the norm before a block is the one behind the block before.
 
+mod attend;
 mod experts;
 
 use crate::RunError;
@@ -22,7 +23,7 @@ use crate::observer::{Observer, Operation, Site};
 use crate::scratch::{Parts, Scratch};
 use crate::weights::{Dense, FeedForward, Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
-    Arithmetic, AttentionInput, AttentionParams, AttentionTap, CacheRow, KvCache, Mask, SequenceId,
+    Arithmetic, AttentionInput, AttentionParams, CacheRow, KvCache, Mask, SequenceId,
 };
 use gable_kernels::gemm::{Epilogue, Factor, Phase, Product};
 use gable_kernels::quant::{Activations, Forms, QuantWeights, Remainder};
@@ -261,37 +262,6 @@ impl Pass<'_> {
             (Site::AttentionOut, Operation::AttentionOutput),
             observer,
         )
-    }
-
-    /// Attention with a tap on whatever the observer wants to see of scores and weights.
-    fn attend(
-        &self,
-        i: usize,
-        input: AttentionInput<'_>,
-        params: &AttentionParams,
-        out: MatMut<'_>,
-        scratch: &mut gable_kernels::attention::AttentionScratch,
-        observer: &mut dyn Observer,
-    ) -> Result<(), RunError> {
-        let wanted = [Site::Scores, Site::AttentionWeights].map(|site| observer.wants(i, site));
-        if wanted == [false; 2] {
-            return Ok(self.kernels.attention(self.team, input, params, out, scratch, None)?);
-        }
-        let (rows, n_heads) = (input.rows.len(), params.n_heads);
-        let positions = input.rows.iter().map(|r| r.position.saturating_add(1)).max().unwrap_or(0);
-        let room = |wanted: bool| vec![0.0_f32; if wanted { rows * n_heads * positions } else { 0 }];
-        let (mut scores, mut weights) = (room(wanted[0]), room(wanted[1]));
-        let mut tap = AttentionTap {
-            rows: 0..rows,
-            heads: 0..n_heads,
-            scores: wanted[0].then(|| MatMut::from_rows(&mut scores, positions)),
-            weights: wanted[1].then(|| MatMut::from_rows(&mut weights, positions)),
-        };
-        self.kernels.attention(self.team, input, params, out, scratch, Some(&mut tap))?;
-        for (site, values) in [(Site::Scores, &scores), (Site::AttentionWeights, &weights)] {
-            self.show(observer, i, site, MatRef::from_rows(values, positions));
-        }
-        Ok(())
     }
 
     /// `out = act(W_gate a) * (W_up a)`

@@ -91,7 +91,8 @@ impl Session {
         Ok(Session { engine, sequence, tokens })
     }
 
-    /// Stops a running call within one layer when the flag is set.
+    /// Stops a running call when the flag is set, within one operation of a layer; attention far behind the beginning is done
+    /// in pieces for that.
     pub fn set_cancel(&mut self, flag: Arc<AtomicBool>) {
         self.engine.set_cancel(flag);
     }

@@ -177,6 +177,41 @@ fn a_cancelled_pass_ends_within_its_layer_in_both_phases() {
     }
 }
 
+/// The flag comes from another thread at any moment: what was read then is whole batches, and reading on gives the bits of a
+/// prompt that nobody stopped.
+#[test]
+fn a_prompt_cancelled_at_any_moment_goes_on_where_it_stopped() {
+    for name in ["llama", "gemma3"] {
+        let model = fixture(name);
+        let ids = tokens(&model, 300);
+        let expected = bits(session(&model, options(300)).prefill(&ids).unwrap());
+        let mut stopped = 0;
+        for polls in (0..4000).step_by(100) {
+            let mut it = session(&model, SessionOptions { batch: 50, ..options(300) });
+            let flag = Arc::new(AtomicBool::new(polls == 0));
+            it.set_cancel(Arc::clone(&flag));
+            let cancel = std::thread::spawn(move || {
+                (0..polls).for_each(|_| std::thread::yield_now());
+                flag.store(true, Ordering::SeqCst);
+                flag
+            });
+            let result = it.prefill(&ids).map(bits);
+            cancel.join().unwrap().store(false, Ordering::SeqCst);
+            let read = it.tokens().len();
+            match result {
+                Ok(found) => assert_eq!((found, read), (expected.clone(), 300), "{name}"),
+                Err(error) => {
+                    assert!(matches!(error, RunError::Kernel(KernelError::Cancelled)), "{error}");
+                    assert!(read < 300 && read.is_multiple_of(50), "{name}: {read}");
+                    assert_eq!(bits(it.prefill(&ids[read..]).unwrap()), expected, "{name}: from {read}");
+                    stopped += 1;
+                }
+            }
+        }
+        assert!(stopped > 0, "{name}: no prompt was stopped");
+    }
+}
+
 /// Wants everything.
 struct Everything(usize);
 
