@@ -12,9 +12,9 @@
 //! is left of the 0.8 ulp is rounding. Rounding to an integer is done by adding 1.5 * 2^23, after which the
 //! integer stands in the low bits of the sum: two additions instead of a conversion there and back.
 //!
-//! `2^n` is made by building the exponent. [`exp`] covers every n from -150 to 128 by two factors 2^(n/2), so it
-//! ends in denormals and in infinity as it should; [`exp_nonpositive`] is what softmax needs, has one factor,
-//! and ends in 0 below about -87.7, where e^x is a denormal.
+//! `2^n` is made by building the exponent. [`exp`] covers every n from -150 to 128 by [`Simd::scale`], one instruction or two
+//! factors 2^(n/2), so it ends in denormals and in infinity as it should; [`exp_nonpositive`] is what softmax needs, has one
+//! factor, and ends in 0 below about -87.7, where e^x is a denormal.
 //!
 //! | function | error bound | enforced by |
 //! |---|---|---|
@@ -65,9 +65,7 @@ pub(crate) fn exp<S: Simd>(s: S, x: S::F32) -> S::F32 {
     // In this order a NaN passes both.
     let x = s.max(s.splat(-104.0), s.min(s.splat(89.0), x));
     let (e, n) = exp_parts(s, x);
-    // e 2^(n/2) is exact, so there is one rounding, the denormal one included.
-    let half = round(s, n, 0.5);
-    s.mul(s.mul(e, s.pow2(half)), s.pow2(s.sub(n, half)))
+    s.scale(e, n)
 }
 
 /// e^x for x <= 0 (up to 88 it works as well); 0 below -87.7. Of NaN it is NaN.

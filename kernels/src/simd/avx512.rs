@@ -303,6 +303,7 @@ macro_rules! avx512_token {
                     let exponent = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
                     _mm512_castsi512_ps(_mm512_slli_epi32::<23>(exponent))
                 }
+                fn scale(x: __m512, n: __m512) -> __m512 { _mm512_scalef_ps(x, n) }
                 fn low_bits_to_exponent(v: __m512) -> __m512 {
                     _mm512_castsi512_ps(_mm512_slli_epi32::<23>(_mm512_castps_si512(v)))
                 }

@@ -210,6 +210,15 @@ fn floats<S: Simd + 'static>(s: S, f: &mut Findings) {
         let biased = unsafe { s.load(biased.as_ptr()) };
         f.equal("low_bits_to_exponent", out(s, s.low_bits_to_exponent(biased)), want);
     }
+    for first in -150..=113 {
+        let x: [f32; LANES] = from_fn(|i| 0.71 + 0.043 * i as f32);
+        let n: [f32; LANES] = from_fn(|i| (first + i as i32) as f32);
+        // What f64 holds exactly is rounded once.
+        let want = from_fn(|i| (f64::from(x[i]) * f64::from(n[i]).exp2()) as f32);
+        // SAFETY: 16 f32 each.
+        let (x, n) = unsafe { (s.load(x.as_ptr()), s.load(n.as_ptr())) };
+        f.equal("scale", out(s, s.scale(x, n)), want);
+    }
     s.prefetch(std::ptr::null());
     s.prefetch_far(std::ptr::null());
 }
