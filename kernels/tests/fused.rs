@@ -355,5 +355,7 @@ fn the_largest_outputs_tell_the_first_nan_and_what_cannot_be_multiplied() {
         two.begin(2, 1).unwrap();
         let error = find(&two, &w, None, &mut top).unwrap_err();
         assert_eq!(error.to_string(), "matmul_top_k: x.rows is 2, but 1 is needed");
+        let error = find(&a, &w, None, &mut TopK::default()).unwrap_err();
+        assert_eq!(error.to_string(), "matmul_top_k: top's threads (at least) is 0, but 1 is needed");
     }
 }

@@ -10,7 +10,8 @@
 //! ```
 //!
 //! With the kind `u8` the tile computes `S = sum (b + 128) a'`, and as every step wraps, the true sum is exact:
-//! `sum b a = S - 128 sum a'`, which the tile starts from, plus `128 sum b` if a was unsigned. Cells beyond K hold zeros (of a', that is).
+//! `sum b a = S - 128 sum a'`, which the tile starts from, plus `128 sum b` if a was unsigned. Cells beyond K hold zeros (of
+//! a', that is).
 
 #![allow(unsafe_code)]
 

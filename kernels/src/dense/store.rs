@@ -340,10 +340,11 @@ fn dequantize(
     if *zero_b == PerAxis::All(0) && !store.needs_column_sums() {
         x.iter_mut().zip(exact).for_each(|(x, exact)| *x = *exact as f32);
     } else {
-        let row_sum = job.blocks.k as i64 * zero_a - i64::from(job.true_row_sum(row));
+        // Sum of zero_a - a.
+        let shifted = job.blocks.k as i64 * zero_a - i64::from(job.true_row_sum(row));
         for (i, x) in x.iter_mut().enumerate() {
             let zero_b = i64::from(zero_b.at(cols.start + i));
-            *x = (i64::from(exact[i]) - zero_a * i64::from(column_sums[i]) + zero_b * row_sum) as f32;
+            *x = (i64::from(exact[i]) - zero_a * i64::from(column_sums[i]) + zero_b * shifted) as f32;
         }
     }
     match scale_b {

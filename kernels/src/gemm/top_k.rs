@@ -1,7 +1,6 @@
 //! A product of which only the largest outputs are wanted, as a sampler does of the scores of a vocabulary: they are looked
 //! at while they are in the cache, and never written to memory.
 
-use super::joined::Cut;
 use super::{Epilogue, Phase};
 use crate::error::KernelError;
 use crate::isa::Kernels;
@@ -16,7 +15,7 @@ use crate::rowwise::require;
 /// that its beginning does not show.
 const CHUNK: usize = 4096;
 
-/// The largest outputs of a product, and the memory to find them.
+/// The largest outputs of a product, and the memory to find them: none by default.
 #[derive(Debug, Default)]
 pub struct TopK {
     slots: Vec<Slot>,
@@ -94,6 +93,14 @@ impl Kernels {
         let n = weights.rows();
         require(OP, "x.rows", 1, x.rows())?;
         require(OP, "weights.cols", x.k(), weights.cols())?;
+        if top.slots.is_empty() {
+            return Err(KernelError::Shape {
+                op: OP,
+                what: "top's threads (at least)",
+                expected: 1,
+                found: 0,
+            });
+        }
         if u32::try_from(n).is_err() {
             let (found, allowed) = (n.to_string(), "at most 2^32 - 1");
             return Err(KernelError::Value { op: OP, what: "weights.rows", found, allowed });
@@ -105,7 +112,7 @@ impl Kernels {
         let TopK { slots, all } = top;
         slots.iter_mut().for_each(|slot| slot.largest.clear());
         all.clear();
-        let cut: Cut<'_> = self.cut(team, phase, x, weights, n, true);
+        let cut = self.cut(team, phase, x, weights, n, true);
         let used = slots.len().min(team.threads()).min(cut.parts);
         let slots = &mut slots[..used];
         for_units(team, MatMut::from_rows(slots, 1), cut.parts, |part, slot| {
