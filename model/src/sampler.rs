@@ -23,8 +23,8 @@
 //! time, and yields a threshold; a vocabulary of 262 144 is never sorted. Where only the order of the logits decides (the
 //! most likely one, or top_k first, without penalties, biases, constraint and hook) no list is made of them: they are looked at
 //! once, 64 at a time, and what is below the threshold so far is passed over; or not even written to memory, where a pass
-//! gives no more than [`Sampler::wants`] ([`Session::decode_top_k`](crate::session::Session::decode_top_k)). Equal logits: the lower id wins. All memory is allocated
-//! when the sampler is made.
+//! gives no more than [`Sampler::wants`] ([`Session::decode_top_k`](crate::session::Session::decode_top_k)). Equal logits:
+//! the lower id wins. All memory is allocated when the sampler is made.
 //!
 //! # Random numbers
 //!

@@ -36,8 +36,10 @@ pub struct DensePlan {
 /// Cells of A that are packed at a time. Each panel of B streams over all of them, at a byte or so per cycle; and where B is
 /// packed on the way, it is for each such block again.
 const A_CELLS: usize = 4 << 20;
-/// Least rows of a unit, where B is packed and where each unit packs its panel.
+/// Least rows of a unit, where each unit packs its panel and where B is packed.
 const LEAST_ROWS: [usize; 2] = [96, 24];
+/// Cells of A in a unit where B is packed: half of a second-level cache, from which they are read again for each panel.
+const UNIT_CELLS: usize = 128 << 10;
 
 impl DensePlan {
     /// [Steps](DensePlan::steps) below which a second thread costs more than it brings: handing out work takes about as
@@ -67,7 +69,10 @@ impl DensePlan {
         while threads > 1 && block_rows.div_ceil(parts + 1) >= least && !balanced(strips * parts, threads) {
             parts += 1;
         }
-        let unit_rows = block_rows.div_ceil(mr).div_ceil(parts) * mr;
+        let mut unit_rows = block_rows.div_ceil(mr).div_ceil(parts) * mr;
+        if packed {
+            unit_rows = unit_rows.min((UNIT_CELLS / row_cells).next_multiple_of(mr).max(8 * mr));
+        }
         let row_parts = block_rows.div_ceil(unit_rows);
         let units = strips * row_parts;
         DensePlan {

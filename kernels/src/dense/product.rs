@@ -211,8 +211,12 @@ impl<'a> Product<'a> {
                 // the lines that both have a part of from each other.
                 let unit =
                     part_range(units, 1, plan.threads, unit % plan.threads).start + unit / plan.threads;
-                let rows = part_range(rows, plan.mr, row_parts, unit % row_parts);
-                let strip = unit / row_parts;
+                // Packed panels come by the rows that stay in the cache, loose ones stay with the thread that packed them.
+                let (strip, part) = match self.side().packed_for {
+                    Some(_) => (unit % strips, unit / strips),
+                    None => (unit / row_parts, unit % row_parts),
+                };
+                let rows = part_range(rows, plan.mr, row_parts, part);
                 // Units are disjoint parts of C.
                 kernels.table.dense(&job, rows.clone(), strip, slot);
                 if let Some(sums) = job.unit_sums(strip, slot) {
