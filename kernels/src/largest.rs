@@ -1,4 +1,4 @@
-//! The largest of many numbers: each is looked at once, and most are turned away [`CHUNK`] at a time.
+//! The largest of many numbers: each is looked at once, and most are turned away 64 at a time.
 
 use crate::error::KernelError;
 use std::cmp::Ordering;

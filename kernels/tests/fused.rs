@@ -343,7 +343,7 @@ fn the_largest_outputs_tell_the_first_nan_and_what_cannot_be_multiplied() {
     let kernels = Kernels::best();
     for threads in [1, 2, 3] {
         let mut top = TopK::new(2, threads).unwrap();
-        let mut find = |a: &Activations, w: &QuantWeights<'_>, cap, top: &mut TopK| {
+        let find = |a: &Activations, w: &QuantWeights<'_>, cap, top: &mut TopK| {
             Pool::new(threads).enter(|team| kernels.matmul_top_k(team, Phase::Decode, a, w, cap, top))
         };
         find(&a, &w, None, &mut top).unwrap();

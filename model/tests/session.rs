@@ -370,7 +370,7 @@ fn the_highest_scores_are_those_of_the_whole_vocabulary_and_draw_the_same_tokens
         let ids = tokens(&model, 5);
         for threads in [1, 3] {
             let pool = Arc::new(Pool::new(threads));
-            let mut new = || Session::new(Arc::clone(&model), Arc::clone(&pool), options(64)).unwrap();
+            let new = || Session::new(Arc::clone(&model), Arc::clone(&pool), options(64)).unwrap();
             let (mut all, mut top_k) = (new(), new());
             all.prefill(&ids).unwrap();
             top_k.prefill(&ids).unwrap();
