@@ -11,15 +11,17 @@ const LANES: usize = 16;
 /// A number and where it stood.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Entry {
-    /// Neither NaN nor `-inf` nor negative zero.
+    /// Not NaN; of those that [`Largest::take`] finds neither `-inf` nor negative zero.
     pub value: f32,
     /// Its place.
     pub index: u32,
 }
 
-/// The larger first, among equals the one that stood first.
-fn by_size(a: &Entry, b: &Entry) -> Ordering {
-    b.value.partial_cmp(&a.value).unwrap_or(Ordering::Equal).then(a.index.cmp(&b.index))
+impl Entry {
+    /// The larger first, among equals the one that stood first.
+    pub fn larger_first(&self, other: &Entry) -> Ordering {
+        other.value.partial_cmp(&self.value).unwrap_or(Ordering::Equal).then(self.index.cmp(&other.index))
+    }
 }
 
 /// The `k` largest of the numbers it was given, and of equal ones those that stood first.
@@ -39,8 +41,8 @@ pub struct Largest {
     k: usize,
     /// `2 k` at most, `k` once finished.
     entries: Vec<Entry>,
-    /// What cannot be among them: the k-th largest so far.
-    least: f32,
+    /// The k-th largest so far: what is not above it cannot be among them.
+    least: Option<f32>,
     /// Where the first NaN stood.
     nan: Option<u32>,
 }
@@ -56,13 +58,18 @@ impl Largest {
             what: "the largest numbers",
             bytes: room.saturating_mul(size_of::<Entry>()),
         })?;
-        Ok(Largest { k, entries, least: f32::NEG_INFINITY, nan: None })
+        Ok(Largest { k, entries, least: None, nan: None })
+    }
+
+    /// How many it finds.
+    pub fn k(&self) -> usize {
+        self.k
     }
 
     /// Begins anew.
     pub fn clear(&mut self) {
         self.entries.clear();
-        self.least = f32::NEG_INFINITY;
+        self.least = None;
         self.nan = None;
     }
 
@@ -73,15 +80,20 @@ impl Largest {
             if has_nan && self.nan.is_none() {
                 self.nan = chunk.iter().zip(first..).find_map(|(x, at)| x.is_nan().then_some(at));
             }
-            if largest <= self.least {
+            if largest <= self.least.unwrap_or(f32::NEG_INFINITY) {
                 continue;
             }
-            for (x, index) in chunk.iter().zip(first..) {
-                // Places ascend, so of equals the ones that come later lose.
-                if *x > self.least {
-                    self.push(Entry { value: x + 0.0, index }); // -0 becomes +0: they are equal
-                }
+            for (x, index) in chunk.iter().zip(first..).filter(|(x, _)| **x > f32::NEG_INFINITY) {
+                self.offer(Entry { value: x + 0.0, index }); // -0 becomes +0: they are equal
             }
+        }
+    }
+
+    /// Looks at one more, which stands behind all that came before.
+    pub fn offer(&mut self, entry: Entry) {
+        // Places ascend, so of equals the ones that come later lose.
+        if self.least.is_none_or(|least| entry.value > least) {
+            self.push(entry);
         }
     }
 
@@ -103,8 +115,8 @@ impl Largest {
     /// Keeps the k largest, in any order.
     fn shorten(&mut self) {
         if self.k > 0 && self.entries.len() > self.k {
-            let (_, last, _) = self.entries.select_nth_unstable_by(self.k - 1, by_size);
-            self.least = last.value;
+            let (_, last, _) = self.entries.select_nth_unstable_by(self.k - 1, Entry::larger_first);
+            self.least = Some(last.value);
             self.entries.truncate(self.k);
         }
     }

@@ -71,8 +71,8 @@ pub struct Sampler {
     /// In the order of ids.
     candidates: Vec<Candidate>,
     scratch: Vec<Candidate>,
-    /// Finds the likeliest, where only they decide.
-    likeliest: Option<(usize, Largest)>,
+    /// Finds the likeliest: of the logits where only they decide, else of the candidates.
+    likeliest: Largest,
     /// The last `repeat_last_n` tokens, oldest first.
     recent: VecDeque<u32>,
     /// How often a token occurs in `recent`; empty where no penalty asks.
@@ -105,10 +105,7 @@ impl Sampler {
         for (place, byte) in seed.iter_mut().zip(config.seed.to_le_bytes()) {
             *place = byte;
         }
-        let likeliest = match decisive(&config).filter(|k| *k < vocab_size) {
-            Some(k) => Some((k, Largest::new(k)?)),
-            None => None,
-        };
+        let likeliest = Largest::new(decisive(&config).unwrap_or(config.top_k).min(vocab_size))?;
         Ok(Sampler {
             vocab_size,
             biases,
@@ -193,8 +190,7 @@ impl Sampler {
 
     /// How many of the highest logits a draw follows from, if it does not take all of them.
     pub fn wants(&self) -> Option<usize> {
-        let (k, _) = self.likeliest.as_ref()?;
-        (self.constraint.is_none() && self.hooked.is_none()).then_some(*k)
+        self.decisive().filter(|_| self.hooked.is_none())
     }
 
     /// Draws one token, the one that [`sample`](Sampler::sample) would draw, from as many of the highest logits as it
@@ -230,7 +226,7 @@ impl Sampler {
             if self.config.order.contains(&Stage::Penalties) {
                 self.penalize();
             }
-            return stages::most_likely(&self.candidates).map(|c| c.id).ok_or(RunError::NoCandidate);
+            return stages::most_likely(&self.candidates).map(|c| c.index).ok_or(RunError::NoCandidate);
         }
         self.apply_stages();
         #[expect(clippy::cast_precision_loss, reason = "53 bits are what an f64 holds")]
@@ -245,12 +241,12 @@ impl Sampler {
     pub fn candidates(&mut self, logits: &[f32]) -> Result<impl Iterator<Item = (u32, f32)>, RunError> {
         self.load(logits)?;
         if self.config.temperature == 0.0 {
-            let best = stages::most_likely(&self.candidates).map(|c| c.id);
-            self.candidates.retain(|c| Some(c.id) == best);
+            let best = stages::most_likely(&self.candidates).map(|c| c.index);
+            self.candidates.retain(|c| Some(c.index) == best);
         } else {
             self.apply_stages();
         }
-        Ok(self.candidates.iter().map(|c| (c.id, c.logit)))
+        Ok(self.candidates.iter().map(|c| (c.index, c.value)))
     }
 
     fn apply_stages(&mut self) {
@@ -258,7 +254,7 @@ impl Sampler {
             let Some(stage) = self.config.order.get(at).copied() else { break };
             match stage {
                 Stage::Penalties => self.penalize(),
-                Stage::TopK => stages::top_k(&mut self.candidates, &mut self.scratch, self.config.top_k),
+                Stage::TopK => stages::top_k(&mut self.candidates, &mut self.likeliest),
                 Stage::TopP => stages::top_p(&mut self.candidates, &mut self.scratch, self.config.top_p),
                 Stage::MinP => stages::min_p(&mut self.candidates, self.config.min_p),
                 Stage::Temperature => stages::temperature(&mut self.candidates, self.config.temperature),
@@ -266,11 +262,17 @@ impl Sampler {
         }
     }
 
+    /// How many of the highest logits everything else follows from, if it is not all of them.
+    fn decisive(&self) -> Option<usize> {
+        decisive(&self.config).filter(|k| self.constraint.is_none() && *k < self.vocab_size)
+    }
+
     /// Fills the candidates, biases added, without what is ruled out, and without what cannot be drawn for others.
     fn load(&mut self, logits: &[f32]) -> Result<(), RunError> {
         if logits.len() != self.vocab_size {
             return Err(RunError::LogitsLength { found: logits.len(), vocab_size: self.vocab_size });
         }
+        let decides = self.decisive().is_some();
         let logits = match &mut self.hooked {
             Some(Hooked { hook, logits: own }) => {
                 own.clear();
@@ -280,11 +282,11 @@ impl Sampler {
             }
             None => logits,
         };
-        if let (None, Some((_, likeliest))) = (&self.constraint, &mut self.likeliest) {
-            likeliest.clear();
-            likeliest.take(0, logits);
-            likeliest.finish();
-            return load_likeliest(likeliest.entries(), &mut self.candidates);
+        if decides {
+            self.likeliest.clear();
+            self.likeliest.take(0, logits);
+            self.likeliest.finish();
+            return load_likeliest(self.likeliest.entries(), &mut self.candidates);
         }
         self.candidates.clear();
         let mut biases = self.biases.iter().peekable();
@@ -299,7 +301,7 @@ impl Sampler {
                 None => logit,
             };
             if logit > f32::NEG_INFINITY {
-                candidates.push(Candidate { logit: logit + 0.0, id }); // -0 becomes +0: they are equal
+                candidates.push(Candidate { value: logit + 0.0, index: id }); // -0 becomes +0: they are equal
             }
             Ok(())
         };
@@ -325,10 +327,13 @@ impl Sampler {
             return;
         }
         for candidate in &mut self.candidates {
-            let count =
-                usize::try_from(candidate.id).ok().and_then(|id| self.counts.get(id)).copied().unwrap_or(0);
+            let count = usize::try_from(candidate.index)
+                .ok()
+                .and_then(|id| self.counts.get(id))
+                .copied()
+                .unwrap_or(0);
             if count > 0 {
-                candidate.logit = self.config.penalized(candidate.logit, count);
+                candidate.value = self.config.penalized(candidate.value, count);
             }
         }
     }
@@ -350,7 +355,7 @@ fn decisive(config: &SamplerConfig) -> Option<usize> {
 fn load_likeliest(found: Result<&[Entry], u32>, candidates: &mut Vec<Candidate>) -> Result<(), RunError> {
     let entries = found.map_err(|id| RunError::NanLogits { id })?;
     candidates.clear();
-    candidates.extend(entries.iter().map(|entry| Candidate { logit: entry.value, id: entry.index }));
+    candidates.extend_from_slice(entries);
     if candidates.is_empty() { Err(RunError::NoCandidate) } else { Ok(()) }
 }
 

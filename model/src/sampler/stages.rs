@@ -1,22 +1,13 @@
 //! The stages over a list of candidates. None of them leaves the list empty or changes its order.
 
+use gable_kernels::largest::{Entry, Largest};
 use std::cmp::Ordering;
 
-/// A token that can still be drawn.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub(super) struct Candidate {
-    /// Neither NaN nor -inf nor negative zero when it comes in.
-    pub logit: f32,
-    pub id: u32,
-}
-
-/// The likelier first, among equals the lower id.
-fn by_likelihood(a: &Candidate, b: &Candidate) -> Ordering {
-    b.logit.partial_cmp(&a.logit).unwrap_or(Ordering::Equal).then(a.id.cmp(&b.id))
-}
+/// A token that can still be drawn: its logit, neither NaN nor -inf nor negative zero when it comes in, and its id.
+pub(super) type Candidate = Entry;
 
 pub(super) fn most_likely(candidates: &[Candidate]) -> Option<Candidate> {
-    candidates.iter().copied().min_by(by_likelihood)
+    candidates.iter().copied().min_by(Candidate::larger_first)
 }
 
 /// Probability up to a common factor: `exp(logit - highest)`, where an infinite logit takes all.
@@ -29,45 +20,26 @@ fn weight(logit: f32, highest: f32) -> f64 {
 
 /// Keeps what is not less likely than `last`.
 fn keep_through(candidates: &mut Vec<Candidate>, last: Candidate) {
-    candidates.retain(|c| by_likelihood(c, &last) != Ordering::Greater);
+    candidates.retain(|c| c.larger_first(&last) != Ordering::Greater);
 }
 
-/// One pass with room for `2 k`: almost all of a vocabulary is turned away by a single comparison.
-pub(super) fn top_k(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate>, k: usize) {
-    if k == 0 || k >= candidates.len() {
+/// One pass: almost all of a vocabulary is turned away by a single comparison.
+pub(super) fn top_k(candidates: &mut Vec<Candidate>, likeliest: &mut Largest) {
+    if likeliest.k() == 0 || likeliest.k() >= candidates.len() {
         return;
     }
-    scratch.clear();
-    let room = k.saturating_mul(2).min(candidates.len());
-    let mut least = None; // the k-th highest logit so far
-    for candidate in candidates.iter() {
-        // Ids ascend, so of equals the ones that come later lose.
-        if least.is_none_or(|least| candidate.logit > least) {
-            scratch.push(*candidate);
-            if scratch.len() == room {
-                least = Some(shorten(scratch, k));
-            }
-        }
+    likeliest.clear();
+    candidates.iter().for_each(|candidate| likeliest.offer(*candidate));
+    likeliest.finish();
+    if let Ok(kept) = likeliest.entries() {
+        candidates.clear();
+        candidates.extend_from_slice(kept);
     }
-    if scratch.len() > k {
-        shorten(scratch, k);
-    }
-    scratch.sort_unstable_by_key(|c| c.id);
-    candidates.clear();
-    candidates.extend_from_slice(scratch);
-}
-
-/// Keeps the `k` likeliest, in any order; the lowest logit among them.
-pub(super) fn shorten(candidates: &mut Vec<Candidate>, k: usize) -> f32 {
-    let (_, last, _) = candidates.select_nth_unstable_by(k.saturating_sub(1), by_likelihood);
-    let least = last.logit;
-    candidates.truncate(k);
-    least
 }
 
 pub(super) fn top_p(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate>, p: f32) {
     let Some(first) = most_likely(candidates).filter(|_| p < 1.0) else { return };
-    let total: f64 = candidates.iter().map(|c| weight(c.logit, first.logit)).sum();
+    let total: f64 = candidates.iter().map(|c| weight(c.value, first.value)).sum();
     let wanted = f64::from(p) * total;
     scratch.clear();
     scratch.extend_from_slice(candidates);
@@ -78,12 +50,12 @@ pub(super) fn top_p(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate
     while !rest.is_empty() {
         let size = chunk.min(rest.len());
         if size < rest.len() {
-            rest.select_nth_unstable_by(size.saturating_sub(1), by_likelihood);
+            rest.select_nth_unstable_by(size.saturating_sub(1), Candidate::larger_first);
         }
         let (head, tail) = rest.split_at_mut(size);
-        head.sort_unstable_by(by_likelihood);
+        head.sort_unstable_by(Candidate::larger_first);
         for candidate in head.iter() {
-            reached += weight(candidate.logit, first.logit);
+            reached += weight(candidate.value, first.value);
             if reached >= wanted {
                 let last = *candidate;
                 keep_through(candidates, last);
@@ -97,34 +69,34 @@ pub(super) fn top_p(candidates: &mut Vec<Candidate>, scratch: &mut Vec<Candidate
 
 pub(super) fn min_p(candidates: &mut Vec<Candidate>, p: f32) {
     let Some(first) = most_likely(candidates).filter(|_| p > 0.0) else { return };
-    let least = first.logit + p.ln(); // infinite where the highest is
-    candidates.retain(|c| c.logit >= least || c.logit == first.logit);
+    let least = first.value + p.ln(); // infinite where the highest is
+    candidates.retain(|c| c.value >= least || c.value == first.value);
 }
 
 /// Divides by a positive temperature, saturating: finite logits stay finite. Where even the highest one would saturate,
 /// the temperature is as good as zero, and the highest stay alone.
 pub(super) fn temperature(candidates: &mut Vec<Candidate>, t: f32) {
-    let Some(first) = most_likely(candidates).filter(|first| first.logit.is_finite()) else { return };
-    if !(first.logit / t).is_finite() {
-        candidates.retain(|c| c.logit >= first.logit);
+    let Some(first) = most_likely(candidates).filter(|first| first.value.is_finite()) else { return };
+    if !(first.value / t).is_finite() {
+        candidates.retain(|c| c.value >= first.value);
         return;
     }
     for candidate in candidates {
-        candidate.logit = (candidate.logit / t).max(f32::MIN);
+        candidate.value = (candidate.value / t).max(f32::MIN);
     }
 }
 
 /// The candidate in whose share of the total weight `uniform`, in `[0, 1)`, falls, shares laid out in the order of ids.
 pub(super) fn draw(candidates: &[Candidate], uniform: f64) -> Option<u32> {
-    let highest = most_likely(candidates)?.logit;
-    let total: f64 = candidates.iter().map(|c| weight(c.logit, highest)).sum();
+    let highest = most_likely(candidates)?.value;
+    let total: f64 = candidates.iter().map(|c| weight(c.value, highest)).sum();
     let target = uniform * total;
     let mut reached = 0.0;
     let mut chosen = None;
     for candidate in candidates {
-        let share = weight(candidate.logit, highest);
+        let share = weight(candidate.value, highest);
         if share > 0.0 {
-            chosen = Some(candidate.id); // rounding may leave the target just above the sum: then the last one
+            chosen = Some(candidate.index); // rounding may leave the target just above the sum: then the last one
             reached += share;
             if target < reached {
                 break;
