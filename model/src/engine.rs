@@ -9,7 +9,7 @@ use crate::session::SessionOptions;
 use crate::timeline::Timeline;
 use crate::window;
 use gable_kernels::attention::{CacheShape, KvCache, SequenceId};
-use gable_kernels::gemm::{Phase, TopK};
+use gable_kernels::gemm::Phase;
 use gable_kernels::{KernelError, Pool};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
@@ -201,23 +201,6 @@ impl Engine {
             // What was released before the first rows is not needed there.
             each_first(&self.rows, |row| self.cache.truncate(row.sequence, row.position))?;
         }
-        done
-    }
-
-    /// One row whose highest scores alone are wanted.
-    pub(crate) fn pass_top_k(
-        &mut self,
-        (sequence, position): (SequenceId, usize),
-        token: u32,
-        top: &mut TopK,
-    ) -> Result<(), RunError> {
-        let row = Row { token, position, sequence, wants_logits: true };
-        self.scratch.top_k = Some(std::mem::take(top));
-        let done = self.run(Phase::Decode, [row].into_iter(), &mut ());
-        if let Some(lent) = self.scratch.top_k.take() {
-            *top = lent;
-        }
-        self.scratch.forget_logits();
         done
     }
 

@@ -188,10 +188,8 @@ pub fn generate_with(
     let start = Instant::now();
     let mut reply = Reply::new(&options.stop);
     let mut speculation = Speculation::new(options.draft);
-    let mut top_k = match sampler.wants().filter(|_| options.draft == 0 && !options.scores) {
-        Some(k) => Some(session.top_k(k)?),
-        None => None,
-    };
+    let wanted = sampler.wants().filter(|_| options.draft == 0 && !options.scores);
+    let mut top_k = wanted.map(|k| session.top_k(k)).transpose()?;
     let stop = loop {
         sampler.accept(token)?;
         if let ControlFlow::Break(reason) = reply.take(token, tokenizer, options, on_text) {

@@ -279,9 +279,10 @@ impl Scratch {
         Ok(())
     }
 
-    /// No row of logits is there.
-    pub(crate) fn forget_logits(&mut self) {
+    /// What was lent for a pass, which has left no logits.
+    pub(crate) fn take_top_k(&mut self) -> TopK {
         self.n_logits = 0;
+        self.top_k.take().unwrap_or_default()
     }
 
     /// Notes what a pass has read.

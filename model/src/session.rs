@@ -180,11 +180,10 @@ impl Session {
     /// # Errors
     /// [`RunError`]; the session is as before then.
     pub fn decode_top_k(&mut self, token: u32, top: &mut TopK) -> Result<(), RunError> {
-        let position = self.tokens.len();
-        self.engine.check_room(position, 1)?;
-        self.engine.pass_top_k((self.sequence, position), token, top)?;
-        self.tokens.push(token);
-        Ok(())
+        self.engine.scratch.top_k = Some(std::mem::take(top));
+        let done = self.pass(Phase::Decode, &[token], |_| true, &mut ());
+        *top = self.engine.scratch.take_top_k();
+        done
     }
 
     /// Passes tokens through the model with an observer, in the order of summation of `phase`, at most one batch at
