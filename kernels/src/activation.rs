@@ -153,6 +153,14 @@ pub(crate) fn softcap_row<S: Simd>(s: S, x: &mut [f32], cap: f32) {
     map(s, x, Softcap(cap));
 }
 
+/// What the maximum of a soft cap may be.
+pub(crate) fn check_cap(op: &'static str, what: &'static str, cap: f32) -> Result<(), KernelError> {
+    if cap.is_finite() && cap > 0.0 {
+        return Ok(());
+    }
+    Err(KernelError::Value { op, what, found: cap.to_string(), allowed: "positive finite numbers" })
+}
+
 /// # Activations and other element-wise operations
 ///
 /// An element's bits depend on the operands alone; rows are spread over the team.
@@ -273,10 +281,7 @@ impl Kernels {
     /// # Ok::<(), gable_kernels::KernelError>(())
     /// ```
     pub fn softcap(self, team: &Team<'_>, cap: f32, x: MatMut<'_>) -> Result<(), KernelError> {
-        if !(cap.is_finite() && cap > 0.0) {
-            let (found, allowed) = (cap.to_string(), "positive finite numbers");
-            return Err(KernelError::Value { op: "softcap", what: "cap", found, allowed });
-        }
+        check_cap("softcap", "cap", cap)?;
         for_rows(team, x, |rows, mut x| {
             for i in 0..rows.len() {
                 self.table.softcap_row(x.row_mut(i), cap);

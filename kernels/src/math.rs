@@ -26,9 +26,6 @@ use crate::isa::Kernels;
 use crate::rowwise::{Map, map};
 use crate::simd::Simd;
 
-/// Adding and subtracting this rounds to the nearest integer, for |x| < 2^22.
-const ROUND: f32 = 12_582_912.0;
-
 /// `c0 + x (c1 + x (...))`
 #[inline(always)]
 fn horner<S: Simd, const N: usize>(s: S, x: S::F32, c: [f32; N]) -> S::F32 {
@@ -39,15 +36,10 @@ fn horner<S: Simd, const N: usize>(s: S, x: S::F32, c: [f32; N]) -> S::F32 {
     sum
 }
 
-#[inline(always)]
-fn round<S: Simd>(s: S, x: S::F32, factor: f32) -> S::F32 {
-    s.sub(s.mul_add(x, s.splat(factor), s.splat(ROUND)), s.splat(ROUND))
-}
-
 /// `(e^r, n)` with `x = n ln 2 + r`.
 #[inline(always)]
 fn exp_parts<S: Simd>(s: S, x: S::F32) -> (S::F32, S::F32) {
-    let n = round(s, x, std::f32::consts::LOG2_E);
+    let n = s.round_product(x, std::f32::consts::LOG2_E);
     let r = s.mul_add(n, s.splat(-0.693_359_4), x);
     let r = s.mul_add(n, s.splat(2.121_944_4e-4), r);
     // Estrin's scheme: half as deep as Horner's.

@@ -33,8 +33,8 @@ pub struct DensePlan {
     pub steps: usize,
 }
 
-/// Cells of A that are packed at a time. Each panel of B streams over all of them, at a byte or so per cycle; and where B is
-/// packed on the way, it is for each such block again.
+/// Cells of A that are packed at a time. Where B is packed on the way, it is for each such block again, and each of its panels
+/// streams over the rows of a whole unit, at a byte or so per cycle.
 const A_CELLS: usize = 4 << 20;
 /// Least rows of a unit, where each unit packs its panel and where B is packed.
 const LEAST_ROWS: [usize; 2] = [96, 24];

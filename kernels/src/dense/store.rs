@@ -314,9 +314,7 @@ fn value<S: Simd>(
 /// The true sums: see the table of [`cells`](super::cells).
 #[inline(always)]
 fn exact_sums(job: &Job<'_>, sums: &[f32], column_sums: &[i32], exact: &mut [i32]) {
-    for (exact, sum) in exact.iter_mut().zip(sums) {
-        *exact = sum.to_bits().cast_signed();
-    }
+    exact.copy_from_slice(&bytemuck::cast_slice(sums)[..exact.len()]);
     if job.unsigned_a && job.offset_by_128() {
         for (exact, column) in exact.iter_mut().zip(column_sums) {
             *exact = exact.wrapping_add(column.wrapping_mul(128));

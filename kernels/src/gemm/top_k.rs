@@ -2,6 +2,7 @@
 //! at while they are in the cache, and never written to memory.
 
 use super::{Epilogue, Phase};
+use crate::activation::check_cap;
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::largest::{Entry, Largest};
@@ -105,10 +106,7 @@ impl Kernels {
             let (found, allowed) = (n.to_string(), "at most 2^32 - 1");
             return Err(KernelError::Value { op: OP, what: "weights.rows", found, allowed });
         }
-        if let Some(cap) = soft_cap.filter(|cap| !(cap.is_finite() && *cap > 0.0)) {
-            let allowed = "a positive number";
-            return Err(KernelError::Value { op: OP, what: "soft_cap", found: cap.to_string(), allowed });
-        }
+        soft_cap.map_or(Ok(()), |cap| check_cap(OP, "soft_cap", cap))?;
         let TopK { slots, all } = top;
         slots.iter_mut().for_each(|slot| slot.largest.clear());
         all.clear();

@@ -170,12 +170,18 @@ pub(crate) unsafe trait Simd: Copy {
     fn max_lane(self, v: Self::F32) -> f32;
     /// `2^n` for integral `n` in -126..=127; -127 gives 0 and 128 infinity.
     fn pow2(self, n: Self::F32) -> Self::F32;
+    /// `x factor` to the nearest integer, below 2^22.
+    #[inline(always)]
+    fn round_product(self, x: Self::F32, factor: f32) -> Self::F32 {
+        // From here on the last place of a number is 1.
+        let round = self.splat(12_582_912.0); // 1.5 * 2^23
+        self.sub(self.mul_add(x, self.splat(factor), round), round)
+    }
     /// `x 2^n`, rounded once, for integral `n` in -150..=128 and `x` from 1/2 to 2: a denormal, 0 or infinity where that is next.
     #[inline(always)]
     fn scale(self, x: Self::F32, n: Self::F32) -> Self::F32 {
         // The first product is exact.
-        let round = self.splat(12_582_912.0); // 1.5 * 2^23
-        let half = self.sub(self.mul_add(n, self.splat(0.5), round), round);
+        let half = self.round_product(n, 0.5);
         self.mul(self.mul(x, self.pow2(half)), self.pow2(self.sub(n, half)))
     }
     /// The lowest nine bits of each lane where sign and exponent stand, zeros behind them: of 1.5 * 2^23 + n + 127 that is `2^n`.
