@@ -100,11 +100,11 @@ step_features() {
     [ "$(echo "$direct" | wc -l)" -le 5 ] && ! grep -q rayon <<<"$direct"
 }
 
+# All that the tests run, the program among it: built alone, it would be compiled once more, kernels and all.
+build_tests() { cargo test --release --workspace --no-run; }
+
 # The models that tests use; already fetched ones are only verified.
-# With the program that the tests build: alone, it would be compiled once more, kernels and all.
-step_models() {
-    cargo test --release --workspace --no-run && "$target/release/gable" pull smollm2 gemma3 minilm
-}
+step_models() { build_tests && "$target/release/gable" pull smollm2 gemma3 minilm; }
 
 # The report of `gable look` in a browser.
 step_report() {
@@ -123,7 +123,7 @@ step_tests() {
 
 step_ignored() {
     need chromium chromium && need chromedriver chromium-driver || return 1
-    cargo run --release -- pull qwen2.5-coder || return 1
+    build_tests && "$target/release/gable" pull qwen2.5-coder || return 1
     GABLE_REQUIRE_ISA=$(required_isa) cargo test --release --workspace --no-fail-fast -- --ignored
 }
 
@@ -131,8 +131,7 @@ step_ignored() {
 # own lost its instruction set on the way (a closure or helper that was not inlined) and is called instead of emitted.
 step_asm() {
     local binary="$target/release/examples/tables" lost
-    # As the tests build it, for the same reason as in step_models.
-    cargo test --release --workspace --no-run || return 1
+    build_tests || return 1
     lost=$(nm -C "$binary" | grep core_arch | grep -v xgetbv)
     [ -z "$lost" ] || { printf 'intrinsics that are called:\n%s\n' "$lost"; return 1; }
     python3 scripts/check_asm.py "$binary"

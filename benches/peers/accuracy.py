@@ -28,7 +28,7 @@ TEXTS = {
     "prose": ROOT / "model/tests/data/golden/passage.txt",  # King James Bible
     "code": ROOT / "model/src/batch.rs",
     "chat": HERE / "texts/chat.txt",
-    "other languages": HERE / "texts/other_languages.txt",  # Kafka, Cervantes, Proust
+    "other languages": HERE / "texts/other_languages.txt",  # Kafka, Cervantes, Proust, Dante
 }
 BATCH = 512
 
