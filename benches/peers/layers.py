@@ -105,7 +105,9 @@ def start():
     if args.candle:
         target = served.ROOT / "target" / "candle"
         manifest = served.ROOT / "benches/peers/candle/Cargo.toml"
-        subprocess.run(["cargo", "build", "--release", "--manifest-path", manifest, "--target-dir", target], check=True)
+        # candle chooses its instructions while it is compiled.
+        subprocess.run(["cargo", "build", "--release", "--manifest-path", manifest, "--target-dir", target], check=True,
+                       env={**os.environ, "RUSTFLAGS": "-C target-cpu=native"})
         programs["candle"] = served.Served(target / "release" / "candle-served", args)
     return programs
 

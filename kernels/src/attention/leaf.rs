@@ -27,6 +27,7 @@ use super::pages::{Float, PageId};
 use super::{PAGE, tile};
 use crate::math;
 use crate::mutant::mutant;
+use crate::rowwise::{load, store, store_tail};
 use crate::simd::{LANES, Simd};
 
 /// Most query rows of a tile: (tokens) x (heads that share a key head).
@@ -394,11 +395,13 @@ pub(crate) fn finish<S: Simd>(s: S, total: Total, output: &[f32], out: &mut [f32
         out.fill(0.0);
         return;
     }
-    for (lanes, out) in output.chunks_exact(LANES).zip(out.chunks_mut(LANES)) {
-        let mut quotient = [0.0; LANES];
-        // SAFETY: 16 elements each.
-        unsafe { s.store(quotient.as_mut_ptr(), s.div(s.load(lanes.as_ptr()), s.splat(total.sum))) };
-        out.copy_from_slice(&quotient[..out.len()]);
+    let (body, tail) = out.as_chunks_mut::<LANES>();
+    let (lanes, rest) = output.as_chunks::<LANES>().0.split_at(body.len());
+    for (out, lanes) in body.iter_mut().zip(lanes) {
+        store(s, out, s.div(load(s, lanes), s.splat(total.sum)));
+    }
+    if let Some(lanes) = rest.first() {
+        store_tail(s, tail, s.div(load(s, lanes), s.splat(total.sum)));
     }
 }
 

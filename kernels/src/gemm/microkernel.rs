@@ -190,7 +190,8 @@ pub(crate) struct Int8Panel {
     pub(crate) scale: *const f32,
     /// `[subs][NR]`, read only where the format has minima.
     pub(crate) min: *const f32,
-    /// Sub-blocks.
+    /// The sub-blocks to be multiplied.
+    pub(crate) first: usize,
     pub(crate) subs: usize,
     /// Cells per half group: 4, hidden from the optimiser. Unrolled, the loads of all cells move to the front, and
     /// accumulators are spilled.
@@ -242,8 +243,8 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
                 sum[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
             }
         }
-        let mut w_at = panel.cells;
-        for sub in 0..panel.subs {
+        let mut w_at = panel.cells.add(panel.first * K::SUB * nr);
+        for sub in panel.first..panel.first + panel.subs {
             let mut acc = [[s.splat_i32(0); NV]; MR];
             if !K::SIGNED {
                 for i in 0..MR {

@@ -62,6 +62,7 @@ impl Panel {
             cells: self.cells.as_ptr().cast(),
             scale: self.scale.as_ptr().cast(),
             min: self.min.as_ptr().cast(),
+            first: 0,
             subs: values / B::SUB,
             cells_per_half: std::hint::black_box(4),
             offset: if B::SIGNED { 128 } else { i32::from(B::OFFSET) },

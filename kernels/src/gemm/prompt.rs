@@ -11,14 +11,14 @@
 #![allow(unsafe_code)]
 
 use super::microkernel::{
-    self, Cell, CellPanel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
+    self, Cell, CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
 };
 use super::panel::{CHUNK_VALUES, MAX_INT8_NR, Panel};
 use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::mutant::mutant;
 use crate::quant::blocks::{self, Block, SPAN};
-use crate::quant::{Format, Groups, dequantize_row};
+use crate::quant::{Format, Groups, dequantize_row, half_group_at};
 use crate::simd::{LANES, Simd};
 use std::ops::Range;
 
@@ -252,7 +252,7 @@ impl<S: Simd, B: Block> TileKind for KindOf<S, B> {
 fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
     let nr = NV * LANES;
     assert!(MR <= MAX_MR && nr <= MAX_INT8_NR);
-    let (n, k) = (job.weights.rows(), job.x.k());
+    let (n, k, rows) = (job.weights.rows(), job.x.k(), out.rows());
     let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
     let chunk = chunk_values(k);
     let mut panel = Panel::new();
@@ -266,38 +266,57 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
             let to = (from + chunk).min(k);
             panel.unpack::<S, B>(s, &job.weights, (first, nr), from..to);
             let view = panel.view::<B>(to - from);
-            // All rows, then the second terms: these lie together, the rows that they are added to need not.
-            let (rows, remainders) = (out.rows(), job.x.remainders());
-            let tiles = rows.div_ceil(MR);
-            for i in 0..tiles + remainders.len().div_ceil(MR) {
-                let second = (i >= tiles).then(|| tile_rows(i - tiles, remainders.len(), MR));
-                let (n, a, c) = match &second {
-                    None => {
-                        let rows = tile_rows(i, rows, MR);
-                        let a = int8_rows(job, groups, rows.start, from, B::SUB);
-                        (rows.len(), a, open(&mut copy, out, rows, cols.clone(), nr, start))
-                    }
-                    Some(second) => {
-                        let a = int8_rows(job, groups, rows + second.start, from, B::SUB);
-                        (
-                            second.len(),
-                            a,
-                            gather(&mut copy, out, &remainders[second.clone()], cols.clone(), nr),
-                        )
-                    }
-                };
-                for_mr!(n, MR, |ROWS| {
-                    // SAFETY: the rows of x, those of remainders behind the others, hold k values and k / SUB groups, of which
-                    // from..to are used; the panel is as long as it says; the tile's output holds `n` rows of NR.
+            for i in 0..rows.div_ceil(MR) {
+                let rows = tile_rows(i, rows, MR);
+                let a = int8_rows(job, groups, rows.start, from, B::SUB);
+                let c = open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
+                for_mr!(rows.len(), MR, |ROWS| {
+                    // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as long as it
+                    // says; the tile's output holds `rows` rows of NR.
                     unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
                 });
-                match second {
-                    None => close(&copy, out, tile_rows(i, rows, MR), cols.clone(), nr),
-                    Some(second) => scatter(&copy, out, &remainders[second], cols.clone(), nr),
+                close(&copy, out, rows, cols.clone(), nr);
+            }
+            // The second terms lie together, the rows that they are added to need not.
+            let remainders = job.x.remainders();
+            for i in 0..remainders.len().div_ceil(MR) {
+                let rows = tile_rows(i, remainders.len(), MR);
+                let a = int8_rows(job, groups, out.rows() + rows.start, from, B::SUB);
+                let mut end = 0;
+                // SAFETY: the rows have the chunk's sub-blocks.
+                while let Some(subs) = unsafe { next_subs(&a, rows.len(), B::SUB, end..view.subs) } {
+                    end = subs.end;
+                    let view = Int8Panel { first: subs.start, subs: subs.len(), ..view };
+                    let c = gather(&mut copy, out, &remainders[rows.clone()], cols.clone(), nr);
+                    for_mr!(rows.len(), MR, |ROWS| {
+                        // SAFETY: as above, of the rows behind those of x.
+                        unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
+                    });
+                    scatter(&copy, out, &remainders[rows.clone()], cols.clone(), nr);
                 }
             }
         }
     }
+}
+
+/// The first of `subs` in which some of the `rows` second terms are not zeros, and those behind it up to the next in which
+/// all are: most rows have an outlier in a group or two, and zeros need not be added.
+///
+/// # Safety
+/// `a` must be of as many rows, of the sub-blocks `subs` of `size` values.
+#[inline(always)]
+unsafe fn next_subs(a: &Int8Rows, rows: usize, size: usize, subs: Range<usize>) -> Option<Range<usize>> {
+    let zeros = |sub: usize| {
+        let mut halves = sub * size / 16..(sub + 1) * size / 16;
+        halves.all(|half| {
+            let q = a.q.wrapping_add(half_group_at(half / 2, half % 2));
+            // SAFETY: sixteen values of one of the rows.
+            (0..rows).all(|i| unsafe { q.add(i * a.q_stride).cast::<u128>().read_unaligned() } == 0)
+        })
+    };
+    let end = subs.end;
+    let start = subs.into_iter().find(|&sub| !zeros(sub))?;
+    Some(start..(start..end).find(|&sub| zeros(sub)).unwrap_or(end))
 }
 
 /// Which of `rows` rows tile `i` has, of as few tiles of up to `mr` rows as there can be: as many as any other, or one

@@ -6,7 +6,8 @@
 //! A row may be kept in two terms: what its int8 groups leave over is quantized again and kept behind the rows, as a
 //! *remainder* that is multiplied and added like a row of its own. Two terms carry about sixteen bits. `Outliers` spends
 //! them on the rows that one value dominates (the first token of a text has such massive activations: Sun et al. 2024),
-//! because there a group's scale leaves nothing to its other values.
+//! because there a group's scale leaves nothing to its other values, and in them on the groups of large scales. The
+//! others' remainders are zeros, which products skip.
 
 use super::blocks::STRIPE;
 use super::groups::{Groups, groups_of};

@@ -3,21 +3,27 @@
 use super::Format;
 use super::groups::GROUP;
 
-/// Which rows of int8 groups get a second term.
+/// What gets a second term, of rows of int8 groups.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub enum Remainder {
     /// None.
     #[default]
     None,
-    /// Those in which one value holds more than [`Remainder::OUTLIER`] of the sum of squares.
+    /// Of rows in which one value holds more than [`Remainder::OUTLIER`] of the sum of squares: the groups whose scale is
+    /// at least [`Remainder::LEAST`] of the row's largest.
     Outliers,
-    /// All.
+    /// All groups of all rows.
     All,
 }
 
 impl Remainder {
     /// From which share of a row's sum of squares on a value is an outlier.
     pub const OUTLIER: f32 = 0.5;
+    /// From which share of the largest scale of a row with an outlier on a group is kept in two terms.
+    ///
+    /// Measured, mean KL to exact numbers on four texts of 768 tokens, all groups against these: smollm2 0.0032, 0.0017,
+    /// 0.0016, 0.0038 and 0.0034, 0.0018, 0.0017, 0.0038; gemma3 the same within its noise. Prompts became 5 % faster.
+    pub const LEAST: f32 = 0.25;
 }
 
 /// In which forms activations are kept, beside f32.

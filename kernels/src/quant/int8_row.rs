@@ -2,7 +2,8 @@
 //!
 //! Scales are computed for sixteen groups in the lanes of one vector. So that nothing is added or compared across lanes,
 //! what is to be folded comes together in a 4 x 4 arrangement: stripes by quarters of partial results of four groups,
-//! of which four loads of quarters pick the same quarter of all stripes.
+//! of which a transposition by quarters makes the same quarter of all stripes. Nothing of it goes through memory: a vector
+//! that is loaded across the borders of stored ones waits until these have left the core.
 
 #![allow(unsafe_code)]
 
@@ -47,27 +48,19 @@ fn floats<S: Simd>(s: S, v: S::Bytes) -> S::F32 {
     }
 }
 
-/// Quarter q of each of four stripes of partial results.
+/// Of four stripes' partial results, a vector for each quarter: the same quarter of all stripes.
 #[inline(always)]
-fn quarters<S: Simd>(s: S, partial: &[[f32; LANES]; 4], q: usize) -> S::Bytes {
-    assert!(q < 4);
-    // SAFETY: four lanes from 4 q on of each array.
-    unsafe {
-        s.load_quarters([
-            partial[0].as_ptr().add(4 * q).cast(),
-            partial[1].as_ptr().add(4 * q).cast(),
-            partial[2].as_ptr().add(4 * q).cast(),
-            partial[3].as_ptr().add(4 * q).cast(),
-        ])
-    }
+fn by_quarters<S: Simd>(s: S, stripes: [S::F32; 4]) -> [S::Bytes; 4] {
+    let [a, b, c, d] = stripes.map(|v| cells(s, v));
+    let ([ab_even, ab_odd], [cd_even, cd_odd]) = (s.deal_quarters(a, b), s.deal_quarters(c, d));
+    let ([q0, q2], [q1, q3]) = (s.deal_quarters(ab_even, cd_even), s.deal_quarters(ab_odd, cd_odd));
+    [q0, q1, q2, q3]
 }
 
 /// Sums of the sixteen groups of four that lie in a row.
 #[inline(always)]
-fn sums_of_quarters<S: Simd>(s: S, partial: &[[f32; LANES]; 4]) -> S::F32 {
-    let groups =
-        [quarters(s, partial, 0), quarters(s, partial, 1), quarters(s, partial, 2), quarters(s, partial, 3)];
-    let [a, b, c, d] = s.transpose_4x4(groups);
+fn sums_of_quarters<S: Simd>(s: S, partial: [S::F32; 4]) -> S::F32 {
+    let [a, b, c, d] = s.transpose_4x4(by_quarters(s, partial));
     s.add(s.add(floats(s, a), floats(s, b)), s.add(floats(s, c), floats(s, d)))
 }
 
@@ -77,8 +70,11 @@ fn sums_of_quarters<S: Simd>(s: S, partial: &[[f32; LANES]; 4]) -> S::F32 {
 /// `x` must be readable for `stripes <= 4` stripes.
 #[inline(always)]
 unsafe fn largest_of_groups<S: Simd>(s: S, x: *const f32, stripes: usize) -> S::F32 {
-    let mut partial = [[0.0_f32; LANES]; 4];
-    for stripe in 0..stripes.min(4) {
+    let mut partial = [s.splat(0.0); 4];
+    for stripe in 0..4 {
+        if stripe >= stripes {
+            break;
+        }
         let mut groups = [s.splat_cell(0); 4];
         for g in 0..4 {
             // SAFETY: a group of the stripe.
@@ -90,13 +86,10 @@ unsafe fn largest_of_groups<S: Simd>(s: S, x: *const f32, stripes: usize) -> S::
             groups[g] = cells(s, s.max(s.max(a, b), s.sub(s.splat(0.0), s.min(a, b))));
         }
         let [a, b, c, d] = s.transpose_4x4(groups);
-        let largest = s.max(s.max(floats(s, a), floats(s, b)), s.max(floats(s, c), floats(s, d)));
-        // SAFETY: sixteen lanes.
-        unsafe { s.store(partial[stripe].as_mut_ptr(), largest) };
+        partial[stripe] = s.max(s.max(floats(s, a), floats(s, b)), s.max(floats(s, c), floats(s, d)));
     }
-    let (a, b) = (floats(s, quarters(s, &partial, 0)), floats(s, quarters(s, &partial, 1)));
-    let (c, d) = (floats(s, quarters(s, &partial, 2)), floats(s, quarters(s, &partial, 3)));
-    s.max(s.max(a, b), s.max(c, d))
+    let [a, b, c, d] = by_quarters(s, partial);
+    s.max(s.max(floats(s, a), floats(s, b)), s.max(floats(s, c), floats(s, d)))
 }
 
 impl QuantizedRow<'_> {
@@ -120,12 +113,15 @@ impl QuantizedRow<'_> {
         let inverse = s.select_lt(s.splat(f32::MIN_POSITIVE), scale, s.div(s.splat(1.0), scale), zero);
         let (mut scales, mut inverses) = ([0.0_f32; LANES], [0.0_f32; LANES]);
         // Partial sums of the integers, of first and of second halves.
-        let mut partial = [[[0.0_f32; LANES]; 4]; 2];
+        let mut partial = [[zero; 4]; 2];
         // SAFETY: sixteen lanes each; stripes and halves within the row, as the caller promised.
         unsafe {
             s.store(scales.as_mut_ptr(), scale);
             s.store(inverses.as_mut_ptr(), inverse);
-            for stripe in 0..stripes.min(4) {
+            for stripe in 0..4 {
+                if stripe >= stripes {
+                    break;
+                }
                 for half in 0..2 {
                     let mut v = [s.splat_i32(0); 4];
                     for g in 0..4 {
@@ -135,13 +131,12 @@ impl QuantizedRow<'_> {
                     }
                     let q = s.narrow_i8(v);
                     s.store_bytes(self.q.as_mut_ptr().add(at + stripe * STRIPE + half * 64).cast(), q);
-                    let sum = s.from_i32(s.dot_u8i8(s.splat_i32(0), ones, q));
-                    s.store(partial[half][stripe].as_mut_ptr(), sum);
+                    partial[half][stripe] = s.from_i32(s.dot_u8i8(s.splat_i32(0), ones, q));
                 }
             }
         }
         // Sums of at most 32 small integers: exact in f32.
-        let halves = [sums_of_quarters(s, &partial[0]), sums_of_quarters(s, &partial[1])];
+        let halves = [sums_of_quarters(s, partial[0]), sums_of_quarters(s, partial[1])];
         let sum = s.add(halves[0], halves[1]);
         let (mut sums, mut scaled) = ([0.0_f32; LANES], [0.0_f32; LANES]);
         // SAFETY: sixteen lanes each.
@@ -293,17 +288,21 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
     }
 }
 
-/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups of a finer scale.
+/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups of a finer scale. Groups whose
+/// scale is less than the share `least` of the row's largest get zeros.
 #[inline(always)]
 pub(crate) fn quantize_remainder<S: Simd>(
     s: S,
     x: &[f32],
     q: &[i8],
     factors: &[f32],
+    least: f32,
     out: &mut QuantizedRow<'_>,
 ) {
     out.check(x.len());
     assert!(q.len() == x.len() && factors.len() >= 2 * x.len().div_ceil(CHUNK) * LANES);
+    let scales = (0..x.len() / GROUP).map(|g| factors[factor_at(GROUP, g)]);
+    let least = least * scales.fold(0.0, f32::max);
     let mut finer = [0.0_f32; LANES];
     let mut rest = [0.0_f32; CHUNK];
     for at in (0..x.len()).step_by(CHUNK) {
@@ -312,14 +311,16 @@ pub(crate) fn quantize_remainder<S: Simd>(
             *finer = factors[factor_at(GROUP, at / GROUP + g)] / FINER as f32;
         }
         for g in 0..4 * stripes {
-            let minus_scale = s.splat(-factors[factor_at(GROUP, at / GROUP + g)]);
+            let scale = factors[factor_at(GROUP, at / GROUP + g)];
+            let minus_scale = s.splat(-scale);
             for half in 0..2 {
                 let from = g * GROUP + half * LANES;
                 // SAFETY: half a group of x, of its integers and of the chunk.
                 unsafe {
                     let q = s.load_i8(q.as_ptr().add(at + half_group_at(g, half)));
                     let x = s.load(x.as_ptr().add(at + from));
-                    s.store(rest.as_mut_ptr().add(from), s.mul_add(s.from_i32(q), minus_scale, x));
+                    let left = s.mul_add(s.from_i32(q), minus_scale, x);
+                    s.store(rest.as_mut_ptr().add(from), if scale < least { s.splat(0.0) } else { left });
                 }
             }
         }

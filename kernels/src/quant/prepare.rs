@@ -170,7 +170,7 @@ impl Kernels {
                     out.outlier.row_mut(i)[0] = u8::from(first.has_outlier);
                     if both {
                         let second = &mut out.second.row(i);
-                        self.table.quantize_remainder(x, first.q, first.by32.factors, second);
+                        self.table.quantize_remainder(x, first.q, first.by32.factors, 0.0, second);
                     }
                 }
             }
@@ -200,7 +200,8 @@ impl Kernels {
         for_rows(team, second, |range, mut second| {
             for (i, row) in remainders[range].iter().enumerate() {
                 let row = *row as usize;
-                self.table.quantize_remainder(x.row(row), q.row(row), factors.row(row), &mut second.row(i));
+                let (x, q, factors) = (x.row(row), q.row(row), factors.row(row));
+                self.table.quantize_remainder(x, q, factors, Remainder::LEAST, &mut second.row(i));
             }
         });
         a.remainders = remainders;
