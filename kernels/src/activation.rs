@@ -13,7 +13,7 @@
 use crate::error::KernelError;
 use crate::isa::Kernels;
 use crate::math::{erfc_nonnegative, exp, tanh};
-use crate::matrix::{MatMut, MatRef, for_rows};
+use crate::matrix::{MatMut, MatRef, for_elements};
 use crate::pool::Team;
 use crate::rowwise::{Map, Times, Zip, map, require, zip, zip_in_place};
 use crate::simd::Simd;
@@ -163,7 +163,7 @@ pub(crate) fn check_cap(op: &'static str, what: &'static str, cap: f32) -> Resul
 
 /// # Activations and other element-wise operations
 ///
-/// An element's bits depend on the operands alone; rows are spread over the team.
+/// An element's bits depend on the operands alone; rows, and strips of a few wide ones, are spread over the team.
 impl Kernels {
     /// Applies an activation function to every element, in place.
     ///
@@ -179,7 +179,7 @@ impl Kernels {
     /// # Ok::<(), gable_kernels::KernelError>(())
     /// ```
     pub fn activate(self, team: &Team<'_>, activation: Activation, x: MatMut<'_>) -> Result<(), KernelError> {
-        for_rows(team, x, |rows, mut x| {
+        for_elements(team, x, |rows, _, mut x| {
             for i in 0..rows.len() {
                 self.table.activate_row(activation, x.row_mut(i));
             }
@@ -217,7 +217,8 @@ impl Kernels {
         require("gated", "up.cols", gate.cols(), up.cols())?;
         require("gated", "out.rows", gate.rows(), out.rows())?;
         require("gated", "out.cols", gate.cols(), out.cols())?;
-        for_rows(team, out, |rows, mut out| {
+        for_elements(team, out, |rows, cols, mut out| {
+            let (gate, up) = (gate.columns(cols.clone()), up.columns(cols));
             for (i, row) in rows.enumerate() {
                 self.table.gated_row(activation, gate.row(row), up.row(row), out.row_mut(i));
             }
@@ -240,7 +241,8 @@ impl Kernels {
     pub fn add(self, team: &Team<'_>, x: MatMut<'_>, y: MatRef<'_>) -> Result<(), KernelError> {
         require("add", "y.rows", x.rows(), y.rows())?;
         require("add", "y.cols", x.cols(), y.cols())?;
-        for_rows(team, x, |rows, mut x| {
+        for_elements(team, x, |rows, cols, mut x| {
+            let y = y.columns(cols);
             for (i, row) in rows.enumerate() {
                 self.table.add_row(x.row_mut(i), y.row(row));
             }
@@ -258,7 +260,7 @@ impl Kernels {
     /// # Ok::<(), gable_kernels::KernelError>(())
     /// ```
     pub fn scale(self, team: &Team<'_>, factor: f32, x: MatMut<'_>) -> Result<(), KernelError> {
-        for_rows(team, x, |rows, mut x| {
+        for_elements(team, x, |rows, _, mut x| {
             for i in 0..rows.len() {
                 self.table.scale_row(x.row_mut(i), factor);
             }
@@ -282,7 +284,7 @@ impl Kernels {
     /// ```
     pub fn softcap(self, team: &Team<'_>, cap: f32, x: MatMut<'_>) -> Result<(), KernelError> {
         check_cap("softcap", "cap", cap)?;
-        for_rows(team, x, |rows, mut x| {
+        for_elements(team, x, |rows, _, mut x| {
             for i in 0..rows.len() {
                 self.table.softcap_row(x.row_mut(i), cap);
             }

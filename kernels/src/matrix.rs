@@ -9,7 +9,7 @@
 mod cut;
 
 pub use cut::{Columns, Rows, for_columns, for_rows, part_range};
-pub(crate) use cut::{for_columns_in_slots, for_units};
+pub(crate) use cut::{for_columns_in_slots, for_elements, for_units};
 
 use crate::error::KernelError;
 use crate::memory::ALIGN;

@@ -608,6 +608,41 @@ fn wide_rows_are_summed_in_chunks_with_the_same_bits_alone_or_among_others_and_f
     }
 }
 
+/// Threads share a wide row in strips, in the place of every argument.
+#[test]
+fn elements_of_wide_rows_are_what_they_are_in_rows_of_sixteen() {
+    const COLS: usize = 20_005;
+    let mut random = Random(5);
+    for rows in [1, 2] {
+        let x = Guarded::new(rows, COLS, 3, 1, || random.value(4.0));
+        let y = Guarded::new(rows, COLS, 5, 2, || random.value(4.0));
+        type Op = fn(Kernels, &Team<'_>, MatMut<'_>, MatRef<'_>) -> Result<(), KernelError>;
+        let ops: [(&'static str, Op); 5] = [
+            ("activate_row", |k, team, x, _| k.activate(team, Activation::Gelu, x)),
+            ("scale_row", |k, team, x, _| k.scale(team, 3.0, x)),
+            ("softcap_row", |k, team, x, _| k.softcap(team, 2.0, x)),
+            ("add_row", |k, team, x, y| k.add(team, x, y)),
+            ("gated_row", |k, team, x, y| k.gated(team, Activation::Silu, y, y, x)),
+        ];
+        for (name, op) in ops {
+            let wide = run_everywhere(&[name], &x, |k, team, x| op(k, team, x, y.mat()));
+            for kernels in Kernels::every_available() {
+                let (_, wide) = wide.iter().find(|(isa, _)| *isa == kernels.isa()).unwrap();
+                for i in 0..rows {
+                    let (pieces, ys) = (x.row(i).chunks(16), y.row(i).chunks(16));
+                    for ((piece, y), got) in pieces.zip(ys).zip(wide.row(i).chunks(16)) {
+                        let mut piece = piece.to_vec();
+                        let n = piece.len();
+                        let view = MatMut::from_rows(&mut piece, n);
+                        op(kernels, &Team::serial(), view, MatRef::from_rows(y, n)).unwrap();
+                        assert_eq!(piece, got, "{name} on {}", kernels.isa());
+                    }
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn what_one_chunk_has_counts_in_all_of_a_wide_row() {
     const COLS: usize = 10_000;

@@ -3,6 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::MatMut;
+use crate::memory::ALIGN;
 use crate::pool::Team;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -61,6 +62,26 @@ pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R) +
         let range = part_range(total, 1, parts, i);
         // SAFETY: `part_range` gives disjoint ranges within the rows, each part runs once.
         f(range.clone(), unsafe { rows.part(range) });
+    });
+}
+
+/// Runs `f(rows, columns, part)` on disjoint parts of a matrix that together are the whole, spread over the team: bands of rows
+/// or, where there are fewer of them than threads, wide rows in strips of whole cache lines.
+pub(crate) fn for_elements(
+    team: &Team<'_>,
+    x: MatMut<'_>,
+    f: impl Fn(Range<usize>, Range<usize>, MatMut<'_>) + Sync,
+) {
+    /// What is worth a thread of its own.
+    const WIDE: usize = 4096;
+    let (rows, cols) = (x.rows(), x.cols());
+    let strips = (team.threads() / rows.max(1)).min(cols / WIDE).max(1);
+    let bands = team.threads().min(rows);
+    team.run(bands * strips, &|i| {
+        let rows = part_range(rows, 1, bands, i / strips);
+        let cols = part_range(cols, ALIGN / size_of::<f32>(), strips, i % strips);
+        // SAFETY: `part_range` gives disjoint ranges within the rows and within the columns, each part runs once.
+        f(rows.clone(), cols.clone(), unsafe { x.strip(rows, cols) });
     });
 }
 
@@ -176,6 +197,7 @@ pub(crate) fn for_columns_in_slots<C: Columns, T: Send + Sync>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::pool::Pool;
 
     #[test]
     fn parts_are_disjoint_and_together_the_whole() {
@@ -190,6 +212,31 @@ mod tests {
                     }
                     assert_eq!(next, total);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn every_element_is_met_once_in_bands_or_in_strips() {
+        for (rows, cols) in [(0, 9000), (1, 0), (1, 9001), (2, 5000), (3, 20_000), (9, 17)] {
+            for threads in [1, 2, 7] {
+                let mut data = vec![0.0; rows * cols];
+                Pool::new(threads).enter(|team| {
+                    let x = MatMut::new(&mut data, rows, cols, cols).unwrap();
+                    for_elements(team, x, |rows, cols, mut part| {
+                        assert!(part.rows() == rows.len() && part.cols() == cols.len());
+                        for i in 0..rows.len() {
+                            for (x, col) in part.row_mut(i).iter_mut().zip(cols.clone()) {
+                                *x += (1 + rows.start + i + col) as f32;
+                            }
+                        }
+                    });
+                });
+                let right = |at: usize| (1 + at / cols.max(1) + at % cols.max(1)) as f32;
+                assert!(
+                    data.iter().enumerate().all(|(at, x)| *x == right(at)),
+                    "{rows} x {cols}, {threads} threads"
+                );
             }
         }
     }
