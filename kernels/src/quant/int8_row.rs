@@ -51,8 +51,8 @@ fn floats<S: Simd>(s: S, v: S::Bytes) -> S::F32 {
 /// Of four stripes' partial results, a vector for each quarter: the same quarter of all stripes.
 #[inline(always)]
 fn by_quarters<S: Simd>(s: S, stripes: [S::F32; 4]) -> [S::Bytes; 4] {
-    let [a, b, c, d] = stripes.map(|v| cells(s, v));
-    let ([ab_even, ab_odd], [cd_even, cd_odd]) = (s.deal_quarters(a, b), s.deal_quarters(c, d));
+    let [ab_even, ab_odd] = s.deal_quarters(cells(s, stripes[0]), cells(s, stripes[1]));
+    let [cd_even, cd_odd] = s.deal_quarters(cells(s, stripes[2]), cells(s, stripes[3]));
     let ([q0, q2], [q1, q3]) = (s.deal_quarters(ab_even, cd_even), s.deal_quarters(ab_odd, cd_odd));
     [q0, q1, q2, q3]
 }
