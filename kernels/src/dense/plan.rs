@@ -40,6 +40,9 @@ const A_CELLS: usize = 4 << 20;
 const LEAST_ROWS: [usize; 2] = [96, 24];
 /// Cells of A in a unit where B is packed: half of a second-level cache, from which they are read again for each panel.
 const UNIT_CELLS: usize = 128 << 10;
+/// Cells of a packed B that a third-level cache may hold. A larger one comes from memory each time, for as many rows as can be;
+/// those of A then come from the third level.
+const HELD_CELLS: usize = 6 << 20;
 
 impl DensePlan {
     /// [Steps](DensePlan::steps) below which a second thread costs more than it brings: handing out work takes about as
@@ -70,7 +73,7 @@ impl DensePlan {
             parts += 1;
         }
         let mut unit_rows = block_rows.div_ceil(mr).div_ceil(parts) * mr;
-        if packed {
+        if packed && strips.saturating_mul(nr * width).saturating_mul(row_cells) <= HELD_CELLS {
             unit_rows = unit_rows.min((UNIT_CELLS / row_cells).next_multiple_of(mr).max(8 * mr));
         }
         let row_parts = block_rows.div_ceil(unit_rows);
