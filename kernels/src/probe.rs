@@ -152,7 +152,8 @@ pub(crate) fn arithmetic<S: Simd>(s: S, kind: ProbeKind, which: ProbeLoop, round
     let (steps, values) = match kind {
         ProbeKind::F32 => (steps::<S, microkernel::F32>(s, which, true, rounds), 1),
         ProbeKind::Bf16 => (steps::<S, microkernel::Bf16>(s, which, S::HAS_BF16, rounds), 2),
-        ProbeKind::Int8 => (steps::<S, microkernel::U8>(s, which, S::DOT_U8_MAX == u8::MAX, rounds), 4),
+        // Of pair sums, the products of chains would be the same for all and made once.
+        ProbeKind::Int8 => (steps::<S, microkernel::U8Pairs>(s, which, S::DOT_U8_MAX == u8::MAX, rounds), 4),
     };
     rounds * steps * 2 * LANES * values
 }

@@ -212,7 +212,7 @@ macro_rules! kernel_table {
 
 kernel_table!(PORTABLE: Portable, [], 2 x 1, int8 2 x 1);
 #[cfg(target_arch = "x86_64")]
-kernel_table!(AVX2: Avx2, ["avx2", "fma", "f16c"], 6 x 1, int8 2 x 1);
+kernel_table!(AVX2: Avx2, ["avx2", "fma", "f16c"], 6 x 1, int8 5 x 1);
 #[cfg(target_arch = "x86_64")]
 kernel_table!(AVX2_VNNI: Avx2Vnni, ["avx2", "fma", "f16c", "avxvnni"], 6 x 1, int8 3 x 1);
 #[cfg(target_arch = "x86_64")]

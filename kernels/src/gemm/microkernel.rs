@@ -13,6 +13,7 @@
 
 #![allow(unsafe_code)]
 
+use crate::mutant::mutant;
 use crate::quant::blocks::SPAN;
 use crate::quant::{factor_at, half_group_at};
 use crate::simd::{LANES, Simd};
@@ -110,6 +111,11 @@ cell!(
     |s, p| s.load_bytes(p), |s, cell| s.splat_cell(cell), |s, sum, w, x| s.dot_u8i8(sum, w, x)
 );
 cell!(
+    /// The same, as pair sums that somebody else widens in time.
+    U8Pairs: I32, Bytes, Bytes, 4, splat_i32, load_i32, store_i32,
+    |s, p| s.load_bytes(p), |s, cell| s.splat_cell(cell), |s, sum, w, x| s.add_pairs(sum, w, x)
+);
+cell!(
     /// Two i16.
     I16: I32, Bytes, Bytes, 4, splat_i32, load_i32, store_i32,
     |s, p| s.load_bytes(p), |s, cell| s.splat_cell(cell), |s, sum, w, x| s.dot_i16(sum, w, x)
@@ -184,12 +190,14 @@ pub(crate) unsafe fn tile_cells<S: Simd, C: Cell<S>, const MR: usize, const NV: 
 /// A panel of int8 cells with the scales (and minima) of its sub-blocks.
 #[derive(Clone, Copy)]
 pub(crate) struct Int8Panel {
-    /// `[subs][SUB / 4][NR]` cells of 4 bytes.
+    /// `[subs][SUB / 4][NR]` cells of 4 bytes; where signed ones are [split](Simd::split_i8), `[subs][SUB / 4][NV][2][16]`.
     pub(crate) cells: *const u8,
     /// `[subs][NR]`
     pub(crate) scale: *const f32,
     /// `[subs][NR]`, read only where the format has minima.
     pub(crate) min: *const f32,
+    /// `[subs][NR]`, read only where cells are split: what the products of the two parts lack.
+    pub(crate) negative: *const i32,
     /// The sub-blocks to be multiplied.
     pub(crate) first: usize,
     pub(crate) subs: usize,
@@ -215,14 +223,33 @@ pub(crate) struct Int8Rows {
 pub(crate) trait TileKind {
     /// Values per scale.
     const SUB: usize;
+    /// The largest of the panel's bytes.
+    const MAX: u8;
     /// Whether minima are added.
     const HAS_MIN: bool;
     /// Whether the panel's bytes are signed.
     const SIGNED: bool;
+    /// Whether they are [split](Simd::split_i8).
+    const SPLIT: bool;
+}
+
+/// Cells of a sub-block whose products may be added before they are widened: all of them, or else a half group's four, or two.
+pub(crate) const fn pair_steps<S: Simd, K: TileKind>() -> usize {
+    let most = S::PAIR_MAX / (2 * 127 * K::MAX as u32);
+    if K::SIGNED || most as usize >= K::SUB / 4 {
+        K::SUB / 4
+    } else if most >= 4 {
+        4
+    } else {
+        2
+    }
 }
 
 /// `c[i][..] = start[i][..] + sum over sub-blocks of scale_a scale_w (integer dot product) + scaled_sum_a min_w`. The integer part is
 /// exact; each output is one f32 chain over sub-blocks.
+///
+/// Where the registers do not hold the sums beside the integers, they stay in C, which is touched once per sub-block: more rows
+/// then share the panel's loads.
 ///
 /// # Safety
 /// `panel` must hold its sub-blocks for `16 NV` weight rows, `a` `MR` rows of as many groups of `SUB` values, `tile` `MR`
@@ -235,17 +262,33 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
     tile: TileC,
 ) {
     let nr = NV * LANES;
+    let vector_bytes = if K::SPLIT { 128 } else { 64 };
+    let steps = pair_steps::<S, K>();
+    // The sums of two cells are widened inside the loop over cells, those of more around it.
+    let at_once = if steps == 2 { 2 } else { 1 };
+    let in_registers = 2 * MR * NV + NV < S::REGISTERS;
     // SAFETY: all offsets are below the extents that the caller promised.
     unsafe {
         let mut sum = [[s.splat(0.0); NV]; MR];
         for i in 0..MR {
             for v in 0..NV {
                 sum[i][v] = s.load(tile.start.add(i * tile.start_stride + v * LANES));
+                if !in_registers {
+                    s.store(tile.c.add(i * tile.ldc + v * LANES), sum[i][v]);
+                }
             }
         }
-        let mut w_at = panel.cells.add(panel.first * K::SUB * nr);
+        let mut w_at = panel.cells.add(panel.first * K::SUB / 4 * NV * vector_bytes);
         for sub in panel.first..panel.first + panel.subs {
             let mut acc = [[s.splat_i32(0); NV]; MR];
+            if K::SPLIT && !mutant("part of negative weights left out") {
+                for v in 0..NV {
+                    let negative = s.load_i32(panel.negative.add(sub * nr + v * LANES));
+                    for i in 0..MR {
+                        acc[i][v] = negative;
+                    }
+                }
+            }
             if !K::SIGNED {
                 for i in 0..MR {
                     // The sum of a row that holds a NaN is any number; its scale is NaN.
@@ -256,49 +299,99 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
                     }
                 }
             }
-            for half in sub * K::SUB / 16..(sub + 1) * K::SUB / 16 {
+            let mut pairs = acc;
+            for first in (0..K::SUB / 4).step_by(4) {
+                let half = sub * (K::SUB / 16) + first / 4;
                 let mut q_at = a.q.add(half_group_at(half / 2, half % 2));
-                for _ in 0..panel.cells_per_half {
-                    let mut w = [s.splat_cell(0); NV];
-                    for v in 0..NV {
-                        w[v] = s.load_bytes(w_at.add(v * 64));
-                    }
-                    w_at = w_at.add(nr * 4);
+                if at_once == 1 && first % steps == 0 {
                     for i in 0..MR {
-                        let q = s.splat_cell(q_at.add(i * a.q_stride).cast::<u32>().read_unaligned());
                         for v in 0..NV {
-                            acc[i][v] = if K::SIGNED {
-                                s.dot_i8i8(acc[i][v], w[v], q)
-                            } else {
-                                s.dot_u8i8(acc[i][v], w[v], q)
-                            };
+                            pairs[i][v] = begin::<S, K>(s, acc[i][v]);
                         }
                     }
-                    q_at = q_at.add(4);
+                }
+                for _ in 0..panel.cells_per_half / at_once {
+                    let mut w = [[[s.splat_cell(0); 2]; NV]; 2];
+                    for cell in 0..at_once {
+                        for v in 0..NV {
+                            let w_at = w_at.add((cell * NV + v) * vector_bytes);
+                            w[cell][v] = [s.load_bytes(w_at), s.load_bytes(w_at.add(vector_bytes - 64))];
+                        }
+                    }
+                    w_at = w_at.add(at_once * NV * vector_bytes);
+                    for i in 0..MR {
+                        let mut q = [s.splat_cell(0); 2];
+                        for cell in 0..at_once {
+                            let q_at = q_at.add(i * a.q_stride + 4 * cell);
+                            q[cell] = s.splat_cell(q_at.cast::<u32>().read_unaligned());
+                        }
+                        for v in 0..NV {
+                            if at_once > 1 {
+                                pairs[i][v] = begin::<S, K>(s, acc[i][v]);
+                            }
+                            for cell in 0..at_once {
+                                pairs[i][v] = if K::SIGNED {
+                                    s.dot_split(pairs[i][v], w[cell][v], q[cell])
+                                } else {
+                                    s.add_pairs(pairs[i][v], w[cell][v][0], q[cell])
+                                };
+                            }
+                            if at_once > 1 {
+                                acc[i][v] = end::<S, K>(s, acc[i][v], pairs[i][v]);
+                            }
+                        }
+                    }
+                    q_at = q_at.add(4 * at_once);
+                }
+                if at_once == 1 && (first + 4) % steps == 0 {
+                    for i in 0..MR {
+                        for v in 0..NV {
+                            acc[i][v] = end::<S, K>(s, acc[i][v], pairs[i][v]);
+                        }
+                    }
                 }
             }
             let factors = a.factors.add(factor_at(K::SUB, sub));
             for v in 0..NV {
                 let scale = s.load(panel.scale.add(sub * nr + v * LANES));
+                let min = if K::HAS_MIN { s.load(panel.min.add(sub * nr + v * LANES)) } else { scale };
                 for i in 0..MR {
+                    let at = tile.c.add(i * tile.ldc + v * LANES);
+                    if !in_registers {
+                        sum[i][v] = s.load(at);
+                    }
                     let scale = s.mul(scale, s.splat(*factors.add(2 * i * a.group_stride)));
                     sum[i][v] = s.mul_add(s.from_i32(acc[i][v]), scale, sum[i][v]);
-                }
-                if K::HAS_MIN {
-                    let min = s.load(panel.min.add(sub * nr + v * LANES));
-                    for i in 0..MR {
+                    if K::HAS_MIN {
                         let scaled_sum = s.splat(*factors.add(2 * i * a.group_stride + SPAN / K::SUB));
                         sum[i][v] = s.mul_add(min, scaled_sum, sum[i][v]);
+                    }
+                    if !in_registers {
+                        s.store(at, sum[i][v]);
                     }
                 }
             }
         }
-        for i in 0..MR {
-            for v in 0..NV {
-                s.store(tile.c.add(i * tile.ldc + v * LANES), sum[i][v]);
+        if in_registers {
+            for i in 0..MR {
+                for v in 0..NV {
+                    s.store(tile.c.add(i * tile.ldc + v * LANES), sum[i][v]);
+                }
             }
         }
     }
+}
+
+/// Begins a pair sum; signed products are added to the integers themselves.
+#[inline(always)]
+fn begin<S: Simd, K: TileKind>(s: S, acc: S::I32) -> S::I32 {
+    if K::SIGNED { acc } else { s.begin_pairs(acc) }
+}
+
+/// Ends it.
+#[inline(always)]
+fn end<S: Simd, K: TileKind>(s: S, acc: S::I32, pairs: S::I32) -> S::I32 {
+    if K::SIGNED { pairs } else { s.end_pairs(acc, pairs) }
 }
 
 /// Calls `$tile::<.., MR, ..>` for a run-time number of rows `1..=MR`, by name of the const parameter's position.

@@ -8,7 +8,7 @@
 
 #![allow(unsafe_code)]
 
-use super::microkernel::Int8Panel;
+use super::microkernel::{Int8Panel, TileKind};
 use crate::quant::blocks::{Block, SPAN, STRIPE};
 use crate::quant::{QuantWeights, half_group_at};
 use crate::simd::{LANES, Simd};
@@ -21,14 +21,26 @@ pub(super) const CHUNK_VALUES: usize = 640;
 /// The widest panels of any table.
 pub(super) const MAX_INT8_NR: usize = 32;
 
+/// The tile that fits a block format on a token.
+pub(super) struct KindOf<S, B>(std::marker::PhantomData<(S, B)>);
+
+impl<S: Simd, B: Block> TileKind for KindOf<S, B> {
+    const SUB: usize = B::SUB;
+    const MAX: u8 = B::MAX;
+    const HAS_MIN: bool = B::HAS_MIN;
+    /// Full-range bytes are made unsigned where the dot product takes them, which the sums put right at no cost.
+    const SIGNED: bool = B::SIGNED && S::DOT_U8_MAX < 255;
+    const SPLIT: bool = Self::SIGNED && S::SPLITS_I8;
+}
+
 /// An unpacked chunk of a panel. All vectors are whole cache lines.
 #[repr(C, align(64))]
 pub(super) struct Panel {
-    /// Four values each, made unsigned where they are signed and the dot product takes them.
+    /// Four values each, made unsigned where they are signed and the dot product takes them, or else split where that helps.
     cells: [MaybeUninit<u8>; CHUNK_VALUES * MAX_INT8_NR],
     /// Of sub-blocks.
     scale: [MaybeUninit<f32>; CHUNK_VALUES / 16 * MAX_INT8_NR],
-    /// Of sub-blocks, where the format has minima.
+    /// Of sub-blocks, where the format has minima; where cells are split, as integers what their products lack.
     min: [MaybeUninit<f32>; CHUNK_VALUES / 16 * MAX_INT8_NR],
     span: Span,
 }
@@ -62,6 +74,7 @@ impl Panel {
             cells: self.cells.as_ptr().cast(),
             scale: self.scale.as_ptr().cast(),
             min: self.min.as_ptr().cast(),
+            negative: self.min.as_ptr().cast(),
             first: 0,
             subs: values / B::SUB,
             cells_per_half: std::hint::black_box(4),
@@ -125,11 +138,26 @@ impl Panel {
         let Span { stripes, scale, min } = &self.span;
         // SAFETY: the panel has room for a chunk's cells and sub-blocks, the span for eight groups.
         unsafe {
-            let cells = self.cells.as_mut_ptr().cast::<u32>().add(value / 4 * nr + column);
+            let parts = if KindOf::<S, B>::SPLIT { 2 } else { 1 };
+            let cells = self.cells.as_mut_ptr().cast::<u32>().add(parts * (value / 4 * nr + column));
             for g in 0..groups {
                 for half in 0..2 {
                     let src = stripes.as_ptr().cast::<u8>().add(half_group_at(g, half)).cast();
-                    s.transpose_columns(src, SPAN / 4, cells.add((8 * g + 4 * half) * nr), nr);
+                    let dst = cells.add(parts * (8 * g + 4 * half) * nr);
+                    s.transpose_columns(src, SPAN / 4, dst, parts * nr);
+                }
+                if KindOf::<S, B>::SPLIT {
+                    const { assert!(!B::SIGNED || B::SUB == 32) };
+                    let mut negative = s.splat_i32(0);
+                    for cell in 0..8 {
+                        let at = cells.add(2 * (8 * g + cell) * nr).cast::<u8>();
+                        let split = s.split_i8(s.load_bytes(at));
+                        negative = s.add_negative(negative, split);
+                        s.store_bytes(at, split[0]);
+                        s.store_bytes(at.add(64), split[1]);
+                    }
+                    let at = (value / 32 + g) * nr + column;
+                    s.store_i32(self.min.as_mut_ptr().add(at).cast(), negative);
                 }
             }
             let at = value / B::SUB * nr + column;

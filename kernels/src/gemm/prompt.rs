@@ -11,9 +11,10 @@
 #![allow(unsafe_code)]
 
 use super::microkernel::{
-    self, Cell, CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, tile_cells, tile_int8,
+    self, Cell, CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, pair_steps, tile_cells,
+    tile_int8,
 };
-use super::panel::{CHUNK_VALUES, MAX_INT8_NR, Panel};
+use super::panel::{CHUNK_VALUES, KindOf, MAX_INT8_NR, Panel};
 use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::mutant::mutant;
@@ -237,21 +238,15 @@ fn unpack_cells<S: Simd, const BF16: bool>(
     }
 }
 
-/// The tile that fits a block format on a token.
-struct KindOf<S, B>(std::marker::PhantomData<(S, B)>);
-
-impl<S: Simd, B: Block> TileKind for KindOf<S, B> {
-    const SUB: usize = B::SUB;
-    const HAS_MIN: bool = B::HAS_MIN;
-    /// Full-range bytes are made unsigned where the dot product takes them, which the sums put right at no cost.
-    const SIGNED: bool = B::SIGNED && S::DOT_U8_MAX < 255;
-}
-
 /// Block-quantized weights against int8 groups.
 #[inline(always)]
 fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>, out: &mut MatMut<'_>) {
     let nr = NV * LANES;
-    assert!(MR <= MAX_MR && nr <= MAX_INT8_NR);
+    // The second part of split integers takes the room of a row, as does a second cell.
+    let fewer = KindOf::<S, B>::SPLIT || pair_steps::<S, KindOf<S, B>>() == 2;
+    let mr = if fewer { MR.min(4) } else { MR };
+    let parts = if KindOf::<S, B>::SPLIT { 2 } else { 1 };
+    assert!(mr <= MAX_MR && parts * nr <= MAX_INT8_NR);
     let (n, k, rows) = (job.weights.rows(), job.x.k(), out.rows());
     let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
     let chunk = chunk_values(k);
@@ -266,11 +261,11 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
             let to = (from + chunk).min(k);
             panel.unpack::<S, B>(s, &job.weights, (first, nr), from..to);
             let view = panel.view::<B>(to - from);
-            for i in 0..rows.div_ceil(MR) {
-                let rows = tile_rows(i, rows, MR);
+            for i in 0..rows.div_ceil(mr) {
+                let rows = tile_rows(i, rows, mr);
                 let a = int8_rows(job, groups, rows.start, from, B::SUB);
                 let c = open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
-                for_mr!(rows.len(), MR, |ROWS| {
+                for_mr!(rows.len(), mr, |ROWS| {
                     // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as long as it
                     // says; the tile's output holds `rows` rows of NR.
                     unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
@@ -279,8 +274,8 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
             }
             // The second terms lie together, the rows that they are added to need not.
             let remainders = job.x.remainders();
-            for i in 0..remainders.len().div_ceil(MR) {
-                let rows = tile_rows(i, remainders.len(), MR);
+            for i in 0..remainders.len().div_ceil(mr) {
+                let rows = tile_rows(i, remainders.len(), mr);
                 let a = int8_rows(job, groups, out.rows() + rows.start, from, B::SUB);
                 let mut end = 0;
                 // SAFETY: the rows have the chunk's sub-blocks.
@@ -288,7 +283,7 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
                     end = subs.end;
                     let view = Int8Panel { first: subs.start, subs: subs.len(), ..view };
                     let c = gather(&mut copy, out, &remainders[rows.clone()], cols.clone(), nr);
-                    for_mr!(rows.len(), MR, |ROWS| {
+                    for_mr!(rows.len(), mr, |ROWS| {
                         // SAFETY: as above, of the rows behind those of x.
                         unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
                     });

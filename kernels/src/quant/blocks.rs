@@ -63,6 +63,8 @@ pub(crate) trait Block {
     const FORMAT: Format;
     /// Values that share a scale.
     const SUB: usize;
+    /// The largest integer, read as an unsigned byte.
+    const MAX: u8 = u8::MAX;
     /// What is subtracted from every unsigned integer.
     const OFFSET: u8 = 0;
     /// Whether the integers are signed bytes.

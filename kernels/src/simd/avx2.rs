@@ -4,6 +4,7 @@
 //! |---|---|---|---|
 //! | `mul_add` | vfmadd231ps ymm | 2 | |
 //! | `dot_u8i8` | vpmaddubsw + vpmaddwd + vpaddd | 2 / 2 / 4 | pair sums stay below 2^15 for w <= 127 |
+//! | `add_pairs` | vpmaddubsw + vpaddw | 2 / 4 | widened once for up to 8 products |
 //! | `dot_u8i8` | vpdpbusd ymm (VEX) | 2 | AVX-VNNI |
 //! | `load_f16` | vcvtph2ps | 1 | |
 //! | `shift_quarters` | vpsrlvd / vpsllvd | 2 | constant counts fold |
@@ -78,6 +79,36 @@ unsafe fn expand_bits_32(bits: u32, value: u8) -> __m256i {
         let set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, own_bit), own_bit);
         _mm256_and_si256(set, _mm256_set1_epi8(value.cast_signed()))
     }
+}
+
+/// Eight lane indexes in memory.
+#[repr(align(32))]
+struct Lanes([i32; 8]);
+
+/// Orders of [`spread_pair`].
+struct Spread<const FIRST: usize, const STEP: usize>;
+
+impl<const FIRST: usize, const STEP: usize> Spread<FIRST, STEP> {
+    const LANES: [Lanes; 2] = [Self::order(0), Self::order(2 * STEP % 4)];
+
+    /// Four times the lane `FIRST + at` of a half, four times the one a step further.
+    const fn order(at: usize) -> Lanes {
+        let (a, b) = (((FIRST + at) % 4) as i32, ((FIRST + at + STEP) % 4) as i32);
+        Lanes([a, a, a, a, b, b, b, b])
+    }
+}
+
+/// Each half of `v` in this order.
+///
+/// The order is hidden from the compiler, which would merge it with what filled the halves of `v` and take one permutation
+/// across halves for each result instead of one for both: two operations apiece on Zen 3.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn spread_pair(v: __m256, order: &Lanes) -> __m256 {
+    // SAFETY: the caller's promise; eight aligned lanes.
+    unsafe { _mm256_permutevar_ps(v, (&raw const order.0).cast::<__m256i>().read_volatile()) }
 }
 
 /// Transposes the 4 x 4 cells in each 128-bit half.
@@ -207,15 +238,17 @@ impl Avx2Vnni {
     }
 }
 
-/// The operations that both levels share; the dot products come from the token's own functions.
+/// The operations that both levels share; the dot products come from the token's own functions, and what only one has is
+/// given in braces.
 macro_rules! avx2_token {
-    ($Token:ident, $dot_u8_max:literal) => {
+    ($Token:ident, $dot_u8_max:literal, { $($own:tt)* }) => {
         // SAFETY: the only constructor is a `#[target_feature]` function, so a value exists only where the features do.
         unsafe impl Simd for $Token {
             type F32 = Floats;
             type I32 = Ints;
             type Bytes = Ints;
             const DOT_U8_MAX: u8 = $dot_u8_max;
+            $($own)*
 
             ops! {
                 fn splat(x: f32) -> Floats { (_mm256_set1_ps(x), _mm256_set1_ps(x)) }
@@ -244,14 +277,6 @@ macro_rules! avx2_token {
                         _mm256_blend_ps::<0xf0>(_mm256_broadcast_ss(&*p), _mm256_broadcast_ss(&*p.add(1)))
                     };
                     (pair(p), pair(p.add(2)))
-                }
-                fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
-                    let half = if FIRST < 8 { v.0 } else { v.1 };
-                    let spread = |i: usize| {
-                        let (a, b) = ((FIRST % 8 + i * STEP) as i32, (FIRST % 8 + (i + 1) * STEP) as i32);
-                        _mm256_permutevar8x32_ps(half, _mm256_setr_epi32(a, a, a, a, b, b, b, b))
-                    };
-                    (spread(0), spread(2))
                 }
                 unsafe fn spread_half_pair(p: *const u8) -> Floats {
                     let half = |p: *const u8| _mm256_cvtph_ps(_mm_set1_epi16(p.cast::<i16>().read_unaligned()));
@@ -401,5 +426,66 @@ macro_rules! avx2_token {
     };
 }
 
-avx2_token!(Avx2, 127);
-avx2_token!(Avx2Vnni, 255);
+avx2_token!(Avx2, 127, {
+    const PAIR_MAX: u32 = i16::MAX as u32;
+    const SPLITS_I8: bool = true;
+
+    ops! {
+        fn begin_pairs(_acc: Ints) -> Ints { (_mm256_setzero_si256(), _mm256_setzero_si256()) }
+        fn add_pairs(sum: Ints, w: Ints, a: Ints) -> Ints {
+            (
+                _mm256_add_epi16(sum.0, _mm256_maddubs_epi16(w.0, a.0)),
+                _mm256_add_epi16(sum.1, _mm256_maddubs_epi16(w.1, a.1)),
+            )
+        }
+        fn end_pairs(acc: Ints, sum: Ints) -> Ints {
+            let wide = |acc, sum| _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
+            (wide(acc.0, sum.0), wide(acc.1, sum.1))
+        }
+        fn end_pairs_shifted<const N: i32>(acc: Ints, sum: Ints) -> Ints {
+            let wide = |acc, sum| _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1 << N)));
+            (wide(acc.0, sum.0), wide(acc.1, sum.1))
+        }
+        fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
+            let half = if FIRST < 8 { v.0 } else { v.1 };
+            let low = _mm256_permute2f128_ps::<0x00>(half, half);
+            let high = _mm256_permute2f128_ps::<0x11>(half, half);
+            // Four lanes in a row lie in one 128-bit half, every other lane in both.
+            let first = if STEP == 1 && FIRST % 8 >= 4 { high } else { low };
+            let second = if STEP == 1 && FIRST % 8 < 4 { low } else { high };
+            let orders = const { &Spread::<FIRST, STEP>::LANES };
+            (spread_pair(first, &orders[0]), spread_pair(second, &orders[1]))
+        }
+        fn split_i8(w: Ints) -> [Ints; 2] {
+            let zero = _mm256_setzero_si256();
+            let negative = (_mm256_cmpgt_epi8(zero, w.0), _mm256_cmpgt_epi8(zero, w.1));
+            [(_mm256_abs_epi8(w.0), _mm256_abs_epi8(w.1)), negative]
+        }
+        fn dot_split(acc: Ints, w: [Ints; 2], a: Ints) -> Ints {
+            // |w| <= 128 and a ^ n >= -128, so a pair sum is at least -2^15; a ^ n <= 127, so it is below 2^15.
+            (
+                Avx2::dot_u8i8(acc.0, w[0].0, _mm256_xor_si256(a.0, w[1].0)),
+                Avx2::dot_u8i8(acc.1, w[0].1, _mm256_xor_si256(a.1, w[1].1)),
+            )
+        }
+        fn add_negative(acc: Ints, w: [Ints; 2]) -> Ints {
+            let one = _mm256_set1_epi8(1);
+            (
+                Avx2::dot_u8i8(acc.0, w[0].0, _mm256_and_si256(w[1].0, one)),
+                Avx2::dot_u8i8(acc.1, w[0].1, _mm256_and_si256(w[1].1, one)),
+            )
+        }
+    }
+});
+avx2_token!(Avx2Vnni, 255, {
+    ops! {
+        fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
+            let half = if FIRST < 8 { v.0 } else { v.1 };
+            let spread = |i: usize| {
+                let (a, b) = ((FIRST % 8 + i * STEP) as i32, (FIRST % 8 + (i + 1) * STEP) as i32);
+                _mm256_permutevar8x32_ps(half, _mm256_setr_epi32(a, a, a, a, b, b, b, b))
+            };
+            (spread(0), spread(2))
+        }
+    }
+});

@@ -107,6 +107,8 @@ pub(crate) unsafe trait Simd: Copy {
     /// Largest weight byte for which [`Simd::dot_u8i8`] is exact: 255 where the CPU has the instruction, 127
     /// where it is built from 16-bit pair sums that would saturate.
     const DOT_U8_MAX: u8;
+    /// What the products that [`Simd::add_pairs`] adds to a pair may come to.
+    const PAIR_MAX: u32 = u32::MAX;
 
     /// All lanes `x`.
     fn splat(self, x: f32) -> Self::F32;
@@ -255,6 +257,47 @@ pub(crate) unsafe trait Simd: Copy {
     fn dot_u8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
     /// Per cell: `acc + sum w a`, both signed, `a >= -127`. Exact.
     fn dot_i8i8(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
+    /// Begins a sum that adds to `acc` when it [ends](Simd::end_pairs). Its lanes are the token's own until then: where the CPU
+    /// multiplies bytes to pair sums of 16 bits, they are added as such, and widened once instead of with every product.
+    #[inline(always)]
+    fn begin_pairs(self, acc: Self::I32) -> Self::I32 {
+        acc
+    }
+    /// Adds what [`Simd::dot_u8i8`] would. Exact where the products of either pair of a cell, all of them with the largest
+    /// magnitudes that `w` and `a` have anywhere, come to at most [`PAIR_MAX`](Simd::PAIR_MAX).
+    #[inline(always)]
+    fn add_pairs(self, sum: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32 {
+        self.dot_u8i8(sum, w, a)
+    }
+    /// `acc`, which the sum began with, and the products that were added.
+    #[inline(always)]
+    fn end_pairs(self, _acc: Self::I32, sum: Self::I32) -> Self::I32 {
+        sum
+    }
+    /// `acc + 2^N sum`, of a sum that began with zero; N is at most 14.
+    #[inline(always)]
+    fn end_pairs_shifted<const N: i32>(self, acc: Self::I32, sum: Self::I32) -> Self::I32 {
+        self.add_i32(acc, self.shl_i32::<N>(sum))
+    }
+    /// Whether [`Simd::split_i8`] changes anything.
+    const SPLITS_I8: bool = false;
+    /// Signed weights as [`Simd::dot_split`] takes them, which is faster for many `a`: where only unsigned bytes are
+    /// multiplied with signed ones, the magnitudes, and all ones in the bytes of negative weights. With these,
+    /// `sum w a = sum |w| (a ^ n) + sum of |w| where n`: what is behind the plus does not depend on `a`.
+    #[inline(always)]
+    fn split_i8(self, w: Self::Bytes) -> [Self::Bytes; 2] {
+        [w, w]
+    }
+    /// Per cell: `acc + sum |w| (a ^ n)`.
+    #[inline(always)]
+    fn dot_split(self, acc: Self::I32, [w, _]: [Self::Bytes; 2], a: Self::Bytes) -> Self::I32 {
+        self.dot_i8i8(acc, w, a)
+    }
+    /// Per cell: `acc +` the sum of `|w|` where n.
+    #[inline(always)]
+    fn add_negative(self, acc: Self::I32, _w: [Self::Bytes; 2]) -> Self::I32 {
+        acc
+    }
     /// Per cell of two i16: `acc + w0 a0 + w1 a1`. Exact but for two products of -32768 squared.
     fn dot_i16(self, acc: Self::I32, w: Self::Bytes, a: Self::Bytes) -> Self::I32;
     /// Per cell of two bf16: `acc + w0 a0 + w1 a1` (order and flushing of denormals are the CPU's).

@@ -424,6 +424,24 @@ fn dot_products<S: Simd>(s: S, f: &mut Findings) {
         let va = unsafe { s.load_bytes(a.as_ptr()) };
         let want = dot(&|i| i32::from(signed[i].cast_signed()), &a);
         f.equal("dot_i8i8", ints_out(s, s.dot_i8i8(ints(s, start), vs, va)), want);
+        let split = s.split_i8(vs);
+        let sum = s.add_negative(s.dot_split(ints(s, start), split, va), split);
+        f.equal("dot_split", ints_out(s, sum), want);
+        // As many of the largest products as a pair sum holds.
+        let few = unsigned.map(|w| w.min(15));
+        let dot = |i: usize| {
+            (4 * i..4 * i + 4).map(|i| i32::from(few[i]) * i32::from(a[i].cast_signed())).sum::<i32>()
+        };
+        // SAFETY: 64 bytes.
+        let few = unsafe { s.load_bytes(few.as_ptr()) };
+        let (mut sum, mut shifted) = (s.begin_pairs(ints(s, start)), s.begin_pairs(s.splat_i32(0)));
+        for _ in 0..8 {
+            (sum, shifted) = (s.add_pairs(sum, few, va), s.add_pairs(shifted, few, va));
+        }
+        let want = from_fn(|i| start[i] + 8 * dot(i));
+        f.equal("end_pairs", ints_out(s, s.end_pairs(ints(s, start), sum)), want);
+        let want = from_fn(|i| start[i] + ((8 * dot(i)) << 8));
+        f.equal("end_pairs_shifted", ints_out(s, s.end_pairs_shifted::<8>(ints(s, start), shifted)), want);
         let pair = |x: &[u8; VECTOR_BYTES], i: usize| i32::from(i16::from_le_bytes([x[i], x[i + 1]])) / 2;
         let halves = |x: &[u8; VECTOR_BYTES]| -> [i16; 32] { from_fn(|i| pair(x, 2 * i) as i16) };
         let (w, a) = (halves(&signed), halves(&a));

@@ -294,22 +294,20 @@ impl<S: Simd> Integers<S> {
         let zero = s.splat_i32(0);
         // SAFETY: the caller's promise.
         unsafe {
-            let vector = |term: usize, v: usize| x.q[term].add(at + (half + v) * 64).cast::<u8>();
-            let mut acc = zero;
-            for v in 0..VECTORS {
-                acc = self.step::<B>(s, half + v, s.load_bytes(vector(0, v)), acc);
-            }
+            let at = at + half * 64;
             if TERMS == 1 {
-                for v in 0..if taken_off { VECTORS } else { 0 } {
-                    let offset = s.splat_cell(offset * 0x0101_0101);
-                    acc = s.sub_i32(acc, s.dot_u8i8(zero, offset, s.load_bytes(vector(0, v))));
+                let dot = self.products::<B, VECTORS, 0>(s, half, x.q[0].add(at), zero);
+                if !taken_off {
+                    return dot;
                 }
-                return acc;
+                let offset = Integers { bytes: [s.splat_cell(offset * 0x0101_0101); 2] };
+                return s.sub_i32(dot, offset.products::<B, VECTORS, 0>(s, half, x.q[0].add(at), zero));
             }
             let mut second = zero;
             if taken_off {
                 // A stripe has VECTORS' worth of lanes, of which these are.
-                let sums = s.load_i32(x.minus_sums.add(at / STRIPE * (2 / VECTORS) * LANES + half * LANES));
+                let lanes = (at - half * 64) / STRIPE * (2 / VECTORS) * LANES + half * LANES;
+                let sums = s.load_i32(x.minus_sums.add(lanes));
                 second = match offset {
                     128 => s.shl_i32::<7>(sums),
                     32 => s.shl_i32::<5>(sums),
@@ -319,20 +317,42 @@ impl<S: Simd> Integers<S> {
                     _ => unreachable!("offsets are powers of two"),
                 };
             }
-            for v in 0..VECTORS {
-                second = self.step::<B>(s, half + v, s.load_bytes(vector(TERMS - 1, v)), second);
-            }
+            let second = self.products::<B, VECTORS, 0>(s, half, x.q[TERMS - 1].add(at), second);
             let second = if mutant("second term dropped") { zero } else { second };
-            s.add_i32(s.shl_i32::<FINER_BITS>(acc), second)
+            self.products::<B, VECTORS, FINER_BITS>(s, half, x.q[0].add(at), second)
         }
     }
 
-    /// Adds the products of a vector of the stripe, offset and all.
+    /// Adds the products of the `VECTORS` vectors from `half` on with those at `q`, times `2^SHIFT`, to `acc`, offset and all.
+    ///
+    /// # Safety
+    /// The vectors must be readable.
     #[inline(always)]
-    fn step<B: Block>(&self, s: S, half: usize, q: S::Bytes, acc: S::I32) -> S::I32 {
-        if B::SIGNED && !Self::biased::<B>() {
-            return s.dot_i8i8(acc, self.bytes[half], q);
+    unsafe fn products<B: Block, const VECTORS: usize, const SHIFT: i32>(
+        &self,
+        s: S,
+        half: usize,
+        q: *const i8,
+        acc: S::I32,
+    ) -> S::I32 {
+        let signed = B::SIGNED && !Self::biased::<B>();
+        let start = if SHIFT == 0 { acc } else { s.splat_i32(0) };
+        let mut sum = if signed { start } else { s.begin_pairs(start) };
+        for v in 0..VECTORS {
+            // SAFETY: the caller's promise.
+            let q = unsafe { s.load_bytes(q.add(v * 64).cast()) };
+            if signed {
+                sum = s.dot_i8i8(sum, self.bytes[half + v], q);
+            } else {
+                const { assert!(B::SIGNED || VECTORS as u32 * 2 * 127 * B::MAX as u32 <= S::PAIR_MAX) };
+                sum = s.add_pairs(sum, self.bytes[half + v], q);
+            }
         }
-        s.dot_u8i8(acc, self.bytes[half], q)
+        match (signed, SHIFT) {
+            (true, 0) => sum,
+            (true, _) => s.add_i32(acc, s.shl_i32::<SHIFT>(sum)),
+            (false, 0) => s.end_pairs(acc, sum),
+            (false, _) => s.end_pairs_shifted::<SHIFT>(acc, sum),
+        }
     }
 }

@@ -18,6 +18,7 @@ pub(crate) struct INT4;
 impl Block for INT4 {
     const FORMAT: Format = Format::INT4;
     const SUB: usize = 32;
+    const MAX: u8 = 15;
     const HAS_MIN: bool = true;
 
     #[inline(always)]

@@ -90,6 +90,7 @@ pub(crate) struct Q4_K;
 impl Block for Q4_K {
     const FORMAT: Format = Format::Q4_K;
     const SUB: usize = 32;
+    const MAX: u8 = 15;
     const HAS_MIN: bool = true;
 
     #[inline(always)]
@@ -128,6 +129,7 @@ pub(crate) struct Q5_K;
 impl Block for Q5_K {
     const FORMAT: Format = Format::Q5_K;
     const SUB: usize = 32;
+    const MAX: u8 = 31;
     const HAS_MIN: bool = true;
 
     #[inline(always)]
@@ -188,6 +190,7 @@ pub(crate) struct Q6_K;
 impl Block for Q6_K {
     const FORMAT: Format = Format::Q6_K;
     const SUB: usize = 16;
+    const MAX: u8 = 63;
     const OFFSET: u8 = 32;
     const HAS_MIN: bool = false;
 

@@ -121,6 +121,7 @@ macro_rules! legacy {
         impl Block for $Name {
             const FORMAT: Format = Format::$Name;
             const SUB: usize = 32;
+            const MAX: u8 = if $high { 31 } else { 15 };
             const OFFSET: u8 = $offset;
             const HAS_MIN: bool = $has_min;
 

@@ -38,6 +38,7 @@ pub(crate) struct Q2_K;
 impl Block for Q2_K {
     const FORMAT: Format = Format::Q2_K;
     const SUB: usize = 16;
+    const MAX: u8 = 3;
     const HAS_MIN: bool = true;
 
     #[inline(always)]
@@ -96,6 +97,7 @@ pub(crate) struct Q3_K;
 impl Block for Q3_K {
     const FORMAT: Format = Format::Q3_K;
     const SUB: usize = 16;
+    const MAX: u8 = 7;
     const OFFSET: u8 = 4;
     const HAS_MIN: bool = false;
 
