@@ -231,6 +231,8 @@ pub(crate) trait TileKind {
     const SIGNED: bool;
     /// Whether they are [split](Simd::split_i8).
     const SPLIT: bool;
+    /// Vectors that 16 cells take.
+    const PARTS: usize = if Self::SPLIT { 2 } else { 1 };
 }
 
 /// Cells of a sub-block whose products may be added before they are widened: all of them, or else a half group's four, or two.
@@ -262,7 +264,7 @@ pub(crate) unsafe fn tile_int8<S: Simd, K: TileKind, const MR: usize, const NV: 
     tile: TileC,
 ) {
     let nr = NV * LANES;
-    let vector_bytes = if K::SPLIT { 128 } else { 64 };
+    let vector_bytes = K::PARTS * 64;
     let steps = pair_steps::<S, K>();
     // The sums of two cells are widened inside the loop over cells, those of more around it.
     let at_once = if steps == 2 { 2 } else { 1 };

@@ -138,7 +138,7 @@ impl Panel {
         let Span { stripes, scale, min } = &self.span;
         // SAFETY: the panel has room for a chunk's cells and sub-blocks, the span for eight groups.
         unsafe {
-            let parts = if KindOf::<S, B>::SPLIT { 2 } else { 1 };
+            let parts = KindOf::<S, B>::PARTS;
             let cells = self.cells.as_mut_ptr().cast::<u32>().add(parts * (value / 4 * nr + column));
             for g in 0..groups {
                 for half in 0..2 {

@@ -245,8 +245,7 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
     // The second part of split integers takes the room of a row, as does a second cell.
     let fewer = KindOf::<S, B>::SPLIT || pair_steps::<S, KindOf<S, B>>() == 2;
     let mr = if fewer { MR.min(4) } else { MR };
-    let parts = if KindOf::<S, B>::SPLIT { 2 } else { 1 };
-    assert!(mr <= MAX_MR && parts * nr <= MAX_INT8_NR);
+    assert!(mr <= MAX_MR && KindOf::<S, B>::PARTS * nr <= MAX_INT8_NR);
     let (n, k, rows) = (job.weights.rows(), job.x.k(), out.rows());
     let groups = if B::SUB == 16 { &job.x.by16 } else { &job.x.by32 };
     let chunk = chunk_values(k);

@@ -192,6 +192,16 @@ unsafe fn narrow_i8_32(a: Ints, b: Ints) -> __m256i {
     }
 }
 
+/// `acc + 2^N (the two of a pair of 16-bit sums)`, in each 32-bit lane.
+///
+/// # Safety
+/// The CPU must have AVX2.
+#[inline(always)]
+unsafe fn add_widened<const N: i32>(acc: __m256i, pairs: __m256i) -> __m256i {
+    // SAFETY: the caller's promise.
+    unsafe { _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1 << N))) }
+}
+
 impl Avx2 {
     #[inline]
     #[target_feature(enable = "avx2,fma,f16c")]
@@ -203,10 +213,7 @@ impl Avx2 {
     #[inline(always)]
     fn dot_u8i8(acc: __m256i, w: __m256i, a: __m256i) -> __m256i {
         // SAFETY: only called by a token's operation, so the CPU has AVX2.
-        unsafe {
-            let pairs = _mm256_maddubs_epi16(w, a);
-            _mm256_add_epi32(acc, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
-        }
+        unsafe { add_widened::<0>(acc, _mm256_maddubs_epi16(w, a)) }
     }
 
     /// |w| <= 128 and |a| <= 127, so a pair sum of |w| (sign(w) a) is at most 2 * 128 * 127 = 32512.
@@ -438,13 +445,9 @@ avx2_token!(Avx2, 127, {
                 _mm256_add_epi16(sum.1, _mm256_maddubs_epi16(w.1, a.1)),
             )
         }
-        fn end_pairs(acc: Ints, sum: Ints) -> Ints {
-            let wide = |acc, sum| _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1)));
-            (wide(acc.0, sum.0), wide(acc.1, sum.1))
-        }
+        fn end_pairs(acc: Ints, sum: Ints) -> Ints { (add_widened::<0>(acc.0, sum.0), add_widened::<0>(acc.1, sum.1)) }
         fn end_pairs_shifted<const N: i32>(acc: Ints, sum: Ints) -> Ints {
-            let wide = |acc, sum| _mm256_add_epi32(acc, _mm256_madd_epi16(sum, _mm256_set1_epi16(1 << N)));
-            (wide(acc.0, sum.0), wide(acc.1, sum.1))
+            (add_widened::<N>(acc.0, sum.0), add_widened::<N>(acc.1, sum.1))
         }
         fn spread_lanes<const FIRST: usize, const STEP: usize>(v: Floats) -> Floats {
             let half = if FIRST < 8 { v.0 } else { v.1 };

@@ -294,20 +294,19 @@ impl<S: Simd> Integers<S> {
         let zero = s.splat_i32(0);
         // SAFETY: the caller's promise.
         unsafe {
-            let at = at + half * 64;
+            let from = at + half * 64;
             if TERMS == 1 {
-                let dot = self.products::<B, VECTORS, 0>(s, half, x.q[0].add(at), zero);
+                let dot = self.products::<B, VECTORS, 0>(s, half, x.q[0].add(from), zero);
                 if !taken_off {
                     return dot;
                 }
                 let offset = Integers { bytes: [s.splat_cell(offset * 0x0101_0101); 2] };
-                return s.sub_i32(dot, offset.products::<B, VECTORS, 0>(s, half, x.q[0].add(at), zero));
+                return s.sub_i32(dot, offset.products::<B, VECTORS, 0>(s, half, x.q[0].add(from), zero));
             }
             let mut second = zero;
             if taken_off {
                 // A stripe has VECTORS' worth of lanes, of which these are.
-                let lanes = (at - half * 64) / STRIPE * (2 / VECTORS) * LANES + half * LANES;
-                let sums = s.load_i32(x.minus_sums.add(lanes));
+                let sums = s.load_i32(x.minus_sums.add(at / STRIPE * (2 / VECTORS) * LANES + half * LANES));
                 second = match offset {
                     128 => s.shl_i32::<7>(sums),
                     32 => s.shl_i32::<5>(sums),
@@ -317,9 +316,9 @@ impl<S: Simd> Integers<S> {
                     _ => unreachable!("offsets are powers of two"),
                 };
             }
-            let second = self.products::<B, VECTORS, 0>(s, half, x.q[TERMS - 1].add(at), second);
+            let second = self.products::<B, VECTORS, 0>(s, half, x.q[TERMS - 1].add(from), second);
             let second = if mutant("second term dropped") { zero } else { second };
-            self.products::<B, VECTORS, FINER_BITS>(s, half, x.q[0].add(at), second)
+            self.products::<B, VECTORS, FINER_BITS>(s, half, x.q[0].add(from), second)
         }
     }
 
