@@ -25,7 +25,7 @@ import numpy as np
 
 ROOT = Path(__file__).resolve().parents[2]
 GABLE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "gable"
-LEGACY, K = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], ["Q4_K", "Q5_K", "Q6_K"]
+LEGACY, SEARCHED = ["Q4_0", "Q4_1", "Q5_0", "Q5_1", "Q8_0"], ["Q4_K", "Q5_K", "Q6_K", "IQ4_NL", "IQ4_XS"]
 FILE_TYPES = {"Q4_K": "Q4_K_S", "Q5_K": "Q5_K_S"}
 
 
@@ -44,7 +44,8 @@ def weights(path):
     else:
         from safetensors.numpy import load_file
 
-        arrays = load_file(path).values()
+        # Positions are integers.
+        arrays = [a for a in load_file(path).values() if np.issubdtype(a.dtype, np.floating)]
     return np.concatenate([a.reshape(-1, 256).astype(np.float32) for a in arrays if a.ndim == 2 and a.size % 256 == 0])
 
 
@@ -71,7 +72,7 @@ def main():
         folder = Path(folder)
         write(folder, x, importance)
         for weighted in [False, True]:
-            for name in LEGACY + K:
+            for name in LEGACY + SEARCHED:
                 kind = gguf.GGMLQuantizationType[name]
                 length, size = gguf.GGML_QUANT_SIZES[kind]
                 theirs = np.zeros((x.shape[0], 256 // length * size), np.uint8)
@@ -90,8 +91,8 @@ def main():
 
                 size = np.sqrt(np.mean(x.astype(np.float64) ** 2 * scale))
                 a, b, equal = rmse(ours), rmse(theirs), np.array_equal(ours, theirs)
-                good = (a <= 1.01 * b or a < 1e-3 * size) and (equal or weighted or name in K)
-                print(f"{name:5} {'weighted' if weighted else 'plain':9} ours {a:.4e}  ggml {b:.4e}  "
+                good = (a <= 1.01 * b or a < 1e-3 * size) and (equal or weighted or name in SEARCHED)
+                print(f"{name:6} {'weighted' if weighted else 'plain':9} ours {a:.4e}  ggml {b:.4e}  "
                       f"{a / b if b else 1.0:.4f}  {'equal bytes' if equal else ''}{'' if good else '  FAILED'}", flush=True)
                 if not good:
                     failed.append(name)

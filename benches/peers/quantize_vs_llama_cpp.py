@@ -27,7 +27,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 GABLE = Path(os.environ.get("CARGO_TARGET_DIR", ROOT / "target")) / "release" / "gable"
 TYPES = {"Q4_0": 2, "Q4_1": 3, "Q8_0": 7, "Q5_0": 8, "Q5_1": 9, "Q4_K_S": 14, "Q4_K_M": 15, "Q5_K_S": 16, "Q5_K_M": 17,
-         "Q6_K": 18, "F16": 1, "BF16": 32}
+         "Q6_K": 18, "IQ4_NL": 25, "IQ4_XS": 30, "F16": 1, "BF16": 32}
 TEXT = ("The sun rises in the east and sets in the west. Water boils at one hundred degrees Celsius at sea level. Paris "
         "is the capital of France, and Rome is the capital of Italy. Plants turn light into sugar, and animals eat plants.")
 

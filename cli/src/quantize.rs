@@ -28,8 +28,8 @@ use std::sync::atomic::AtomicBool;
 /// Options of `gable quantize`.
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Types: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S Q4_1 Q4_0, in any case, or their \
-                  numbers in llama.cpp.\n\nExamples:\n  gable quantize model-f16.gguf model-q4.gguf Q4_K_M\n  \
+    after_help = "Types: F32 F16 BF16 Q8_0 Q6_K Q5_K_M Q5_K_S Q5_1 Q5_0 Q4_K_M Q4_K_S IQ4_XS IQ4_NL Q4_1 Q4_0, \
+                  in any case, or their numbers in llama.cpp.\n\nExamples:\n  gable quantize model-f16.gguf model-q4.gguf Q4_K_M\n  \
                   gable quantize --imatrix model.imatrix.gguf model-f16.gguf model-q4.gguf q4_k_m 8\n  \
                   gable quantize --allow-requantize --dry-run smollm2 Q4_0\n  \
                   gable perplexity -m model-q4.gguf --vs model-f16.gguf -f text.txt -c 128 --blame --json > blame.json\n  \

@@ -108,6 +108,8 @@ fn every_type_makes_a_file_that_opens_and_foresees_much_the_same() {
         ("Q4_K_M", "Q5_0", "Q8_0", 0.5),
         ("Q5_K_S", "Q5_1", "Q8_0", 0.5),
         ("18", "Q8_0", "Q8_0", 0.05),
+        ("IQ4_XS", "IQ4_NL", "Q8_0", 1.0),
+        ("25", "IQ4_NL", "Q8_0", 1.0),
     ] {
         let target = folder.at("out.gguf");
         succeeds(&quantize(&[&source, &target, &name]));
@@ -477,7 +479,7 @@ fn a_wrong_command_line_is_explained() {
     fails(&quantize(&[&source]), 2, &["required"]);
     fails(&quantize(&[&"--tensor-type", &"attn=q9", &source, &target, &"Q4_0"]), 2, &["allowed: F32, F16"]);
     fails(&quantize(&[&"--tensor-type", &"(=q8_0", &source, &target, &"Q4_0"]), 2, &["unclosed group"]);
-    fails(&quantize(&[&"--output-tensor-type", &"iq4_nl", &source, &target, &"Q4_0"]), 2, &["can be made"]);
+    fails(&quantize(&[&"--output-tensor-type", &"q2_k", &source, &target, &"Q4_0"]), 2, &["can be made"]);
     fails(&quantize(&[&folder.at("no.gguf"), &target, &"Q4_0"]), 1, &["no.gguf", "no such file"]);
     assert!(folder.names().is_empty());
 }

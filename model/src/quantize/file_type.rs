@@ -34,7 +34,7 @@ const fn mixed(name: &'static str, number: u32, format: Format, mix: Mix) -> Fil
 }
 
 /// Every type that can be made.
-pub static FILE_TYPES: [FileType; 13] = [
+pub static FILE_TYPES: [FileType; 15] = [
     plain("F32", 0, Format::F32),
     plain("F16", 1, Format::F16),
     plain("BF16", 32, Format::BF16),
@@ -46,6 +46,8 @@ pub static FILE_TYPES: [FileType; 13] = [
     plain("Q5_0", 8, Format::Q5_0),
     mixed("Q4_K_M", 15, Format::Q4_K, Mix::Medium),
     mixed("Q4_K_S", 14, Format::Q4_K, Mix::Small),
+    plain("IQ4_NL", 25, Format::IQ4_NL),
+    plain("IQ4_XS", 30, Format::IQ4_XS),
     plain("Q4_1", 3, Format::Q4_1),
     plain("Q4_0", 2, Format::Q4_0),
 ];
@@ -81,6 +83,7 @@ mod tests {
         assert_eq!(FileType::parse("bf16").unwrap().format, Format::BF16);
         assert!(FileType::parse("4").is_none() && FileType::parse("Q4_K_L").is_none());
         assert_eq!(format_by_name("q5_k"), Some(Format::Q5_K));
-        assert_eq!(format_by_name("iq4_nl"), None);
+        assert_eq!(format_by_name("iq4_nl"), Some(Format::IQ4_NL));
+        assert_eq!(format_by_name("q2_k"), None);
     }
 }

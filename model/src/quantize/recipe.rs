@@ -56,6 +56,7 @@ impl Recipe {
         let layers = Layers {
             // Without an output matrix, the embedding is used in its place and deserves its bits.
             tied: !tensors.iter().any(|t| &*t.name == "output.weight"),
+            shared_values: shared_values(tensors),
             n_values: count(tensors, is_values),
             n_down: count(tensors, is_down),
         };
@@ -107,6 +108,7 @@ impl Recipe {
             return match mix {
                 Mix::Medium if more_bits(layer, layers.n_values) => Format::Q6_K,
                 Mix::Small if format == Format::Q4_K && layer < 4 => Format::Q5_K,
+                _ if is_nonlinear(format) && layers.shared_values => Format::Q5_K,
                 _ => format,
             };
         }
@@ -115,6 +117,7 @@ impl Recipe {
             return match (mix, format) {
                 (Mix::Medium, _) if more_bits(layer, layers.n_down) => Format::Q6_K,
                 (Mix::Small, Format::Q4_K) if early => Format::Q5_K,
+                _ if is_nonlinear(format) && early && !self.has_imatrix => Format::Q5_K,
                 // Importance can lead a scale without minimum astray in the first layers.
                 (Mix::Plain, Format::Q4_0) if early && self.has_imatrix => Format::Q4_1,
                 (Mix::Plain, Format::Q5_0) if early && self.has_imatrix => Format::Q5_1,
@@ -131,12 +134,24 @@ impl Recipe {
 /// What the rules need to know of all tensors.
 struct Layers {
     tied: bool,
+    /// Four query heads or more share the values of one.
+    shared_values: bool,
     n_values: usize,
     n_down: usize,
 }
 
 fn count(tensors: &[TensorInfo], is: fn(&str) -> bool) -> usize {
     tensors.iter().filter(|t| is(&t.name)).count()
+}
+
+fn shared_values(tensors: &[TensorInfo]) -> bool {
+    let rows = |part| tensors.iter().find(|t| t.name.contains(part)).map(|t| t.dims.rows());
+    let (queries, values) = (rows("attn_q.weight"), rows("attn_v.weight"));
+    queries.zip(values).is_some_and(|(queries, values)| queries >= values.saturating_mul(4))
+}
+
+fn is_nonlinear(format: Format) -> bool {
+    matches!(format, Format::IQ4_NL | Format::IQ4_XS)
 }
 
 fn is_values(name: &str) -> bool {
@@ -165,6 +180,7 @@ fn fitting(wanted: Format, cols: usize) -> Format {
         Format::Q4_K => Format::Q5_0,
         Format::Q5_K => Format::Q5_1,
         Format::Q6_K => Format::Q8_0,
+        Format::IQ4_XS => Format::IQ4_NL,
         _ => Format::F16,
     };
     let fits = |format: Format| format.row_bytes(cols).is_some();
@@ -211,6 +227,20 @@ mod tests {
     }
 
     #[test]
+    fn levels_of_a_table_leave_shared_values_and_early_projections_to_five_bits() {
+        let layer = |i, n_values| {
+            let tensor = |(part, rows)| tensor(&format!("blk.{i}.{part}.weight"), &[256, rows]);
+            [("attn_q", 64), ("attn_v", n_values), ("ffn_down", 64)].map(tensor)
+        };
+        let layers = |n_values| (0..8).flat_map(|i| layer(i, n_values)).collect::<Vec<_>>();
+        let (five, four) = (Format::Q5_K, Format::IQ4_XS);
+        let formats = of(&recipe("IQ4_XS"), &layers(16));
+        assert_eq!(formats[..6], [four, five, five, four, five, four]);
+        let with = Recipe { has_imatrix: true, ..recipe("IQ4_XS") };
+        assert_eq!(of(&with, &layers(32))[..3], [four; 3]);
+    }
+
+    #[test]
     fn the_embedding_stands_in_for_a_missing_output_matrix() {
         let embedding = tensor("token_embd.weight", &[256, 100]);
         let output = tensor("output.weight", &[256, 100]);
@@ -233,6 +263,7 @@ mod tests {
             ("Q4_K_S", Format::Q4_K, Format::Q5_0),
             ("Q5_K_S", Format::Q5_K, Format::Q5_1),
             ("Q6_K", Format::Q6_K, Format::Q8_0),
+            ("IQ4_XS", Format::IQ4_XS, Format::IQ4_NL),
         ] {
             assert_eq!(choice(name, 576), Choice { format: got, instead_of: Some(wanted) });
             assert_eq!(choice(name, 512), Choice { format: wanted, instead_of: None });

@@ -5,7 +5,8 @@
 //! neighbours of the rounded ones, f16 scales by least squares over the whole block. What is kept is the best of all
 //! rounds, so a turn never makes a block worse.
 
-use super::search::{LANES, Lanes, affine, extreme, nearest, symmetric};
+use super::legacy;
+use super::search::{Integers, LANES, Lanes, Levels, Nonlinear, affine, extreme, nearest, symmetric};
 use super::{F16_MAX, F16_TINY, Format};
 use half::f16;
 
@@ -13,7 +14,7 @@ const LEN: usize = 256;
 /// Turns of settling.
 const ROUNDS: usize = 3;
 
-/// A row in Q4_K, Q5_K or Q6_K.
+/// A row in Q4_K, Q5_K, Q6_K or IQ4_XS.
 pub(super) fn row(format: Format, x: &[f32], weights: &[f32], out: &mut [u8]) {
     let blocks = x.as_chunks::<LEN>().0.iter().zip(weights.as_chunks::<LEN>().0);
     for (out, (x, w)) in out.chunks_exact_mut(format.block_bytes()).zip(blocks) {
@@ -22,7 +23,10 @@ pub(super) fn row(format: Format, x: &[f32], weights: &[f32], out: &mut [u8]) {
         match format {
             Format::Q4_K => pack_4(&shifted(&x, w, unit, 15.0), out),
             Format::Q5_K => pack_5(&shifted(&x, w, unit, 31.0), out),
-            _ => pack_6(&centred(&x, w, unit), out),
+            Format::Q6_K => {
+                pack_6(&centred::<16>(&x, w, unit, Integers(-32.0, 31.0), Integers(-128.0, 127.0)), out);
+            }
+            _ => pack_nonlinear(&centred::<32>(&x, w, unit, Nonlinear, Integers(-32.0, 31.0)), out),
         }
     }
 }
@@ -147,36 +151,43 @@ fn integers(
     (trials[0][l], trials[1][l], errors[l])
 }
 
-/// A block of Q6_K: `w = d scale (q - 32)`.
+/// A block of Q6_K or IQ4_XS: `w = d scale level`, with as many of the scales as it has sub-blocks.
 struct Centred {
     d: f16,
     scales: [i8; 16],
-    q: [u8; LEN],
+    levels: [i8; LEN],
 }
 
-fn centred(x: &[f32; LEN], w: &[f32; LEN], unit: f32) -> Centred {
-    let (x, w) = (x.as_chunks::<16>().0, w.as_chunks::<16>().0);
+/// In sub-blocks of `SUB`.
+fn centred<const SUB: usize>(
+    x: &[f32; LEN],
+    w: &[f32; LEN],
+    unit: f32,
+    levels: impl Levels,
+    scale_range: Integers,
+) -> Centred {
+    let (x, w) = (x.as_chunks::<SUB>().0, w.as_chunks::<SUB>().0);
     let mut scales = [0.0_f32; 16];
     for (j, (x, w)) in x.iter().zip(w).enumerate() {
-        scales[j] = symmetric(x, w, -32.0, 31.0);
+        scales[j] = symmetric(x, w, levels);
     }
-    let mut wanted = extreme(&scales) / -128.0;
-    let mut best = Centred { d: f16::ZERO, scales: [0; 16], q: [32; LEN] };
+    let mut wanted = extreme(&scales) / scale_range.0;
+    let mut best = Centred { d: f16::ZERO, scales: [0; 16], levels: [levels.nearest(0.0) as i8; LEN] };
     let mut best_error = f32::INFINITY;
     for _ in 0..ROUNDS {
         let (d16, d) = stored(wanted, unit);
         let mut block = Centred { d: d16, ..best };
         let (mut error, mut uu, mut xu) = (0.0, 0.0, 0.0);
         for (j, (x, w)) in x.iter().zip(w).enumerate() {
-            let (scale, e) = signed_scale(x, w, d, ratio(scales[j], d));
+            let (scale, e) = signed_scale(x, w, d, ratio(scales[j], d), levels, scale_range);
             error += e;
             block.scales[j] = scale as i8;
             scales[j] = scale * d;
             let inverse = ratio(1.0, scales[j]);
             for (i, (x, w)) in x.iter().zip(w).enumerate() {
-                let q = nearest(x * inverse, -32.0, 31.0);
-                block.q[16 * j + i] = (q + 32.0) as u8;
-                let u = scale * q;
+                let level = levels.nearest(x * inverse);
+                block.levels[SUB * j + i] = level as i8;
+                let u = scale * level;
                 uu += w * u * u;
                 xu += w * x * u;
             }
@@ -192,19 +203,26 @@ fn centred(x: &[f32; LEN], w: &[f32; LEN], unit: f32) -> Centred {
     best
 }
 
-/// The eight-bit scale near the wanted one that suits the sub-block best, and its error.
-fn signed_scale(x: &[f32; 16], w: &[f32; 16], d: f32, near: f32) -> (f32, f32) {
-    let near = nearest(near, -128.0, 127.0);
+/// The scale in its range near the wanted one that suits the sub-block best, and its error.
+fn signed_scale<const SUB: usize>(
+    x: &[f32; SUB],
+    w: &[f32; SUB],
+    d: f32,
+    near: f32,
+    levels: impl Levels,
+    range: Integers,
+) -> (f32, f32) {
+    let near = range.nearest(near);
     let (mut trial, mut step, mut inverse) = ([0.0_f32; LANES], [0.0_f32; LANES], [0.0_f32; LANES]);
     for l in 0..LANES {
-        trial[l] = (near + l as f32 - 8.0).clamp(-128.0, 127.0);
+        trial[l] = (near + l as f32 - 8.0).clamp(range.0, range.1);
         step[l] = d * trial[l];
         inverse[l] = ratio(1.0, step[l]);
     }
     let mut errors: Lanes = [0.0; LANES];
-    for i in 0..16 {
+    for i in 0..SUB {
         for l in 0..LANES {
-            let off = x[i] - step[l] * nearest(x[i] * inverse[l], -32.0, 31.0);
+            let off = x[i] - step[l] * levels.nearest(x[i] * inverse[l]);
             errors[l] += w[i] * off * off;
         }
     }
@@ -251,8 +269,9 @@ fn pack_5(block: &Shifted, out: &mut [u8]) {
 }
 
 fn pack_6(block: &Centred, out: &mut [u8]) {
-    for (i, q) in block.q.iter().enumerate() {
+    for (i, level) in block.levels.iter().enumerate() {
         let (half, t, l) = (i / 128, i % 128 / 32, i % 32);
+        let q = (level + 32).cast_unsigned();
         out[64 * half + 32 * (t % 2) + l] |= (q & 15) << (t / 2 * 4);
         out[128 + 32 * half + l] |= (q >> 4) << (2 * t);
     }
@@ -260,4 +279,20 @@ fn pack_6(block: &Centred, out: &mut [u8]) {
         *out = scale.cast_unsigned();
     }
     out[208..210].copy_from_slice(&block.d.to_le_bytes());
+}
+
+fn pack_nonlinear(block: &Centred, out: &mut [u8]) {
+    out[..2].copy_from_slice(&block.d.to_le_bytes());
+    let (scales, indices) = out[2..].split_at_mut(6);
+    let (mut high, mut low) = (0_u16, 0_u32);
+    for (j, scale) in block.scales[..8].iter().enumerate() {
+        let scale = (scale + 32).cast_unsigned();
+        high |= u16::from(scale >> 4) << (2 * j);
+        low |= u32::from(scale & 15) << (4 * j);
+    }
+    scales[..2].copy_from_slice(&high.to_le_bytes());
+    scales[2..].copy_from_slice(&low.to_le_bytes());
+    for (out, levels) in indices.chunks_exact_mut(16).zip(block.levels.as_chunks::<32>().0) {
+        legacy::pack(&levels.map(|level| Nonlinear::index(f32::from(level))), 4, out);
+    }
 }

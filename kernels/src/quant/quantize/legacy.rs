@@ -3,7 +3,7 @@
 //! Without weights, these are the reference formulas, rounding for rounding. With weights, scale and minimum come from
 //! the least-squares searches, and the integers are then the nearest under the scale as it is stored.
 
-use super::search::{affine, nearest, symmetric};
+use super::search::{Integers, Levels, Nonlinear, affine, nearest, symmetric};
 use super::{F16_MAX, Format};
 use half::f16;
 
@@ -57,7 +57,7 @@ pub(super) fn row(format: Format, x: &[f32], weights: Option<&[f32]>, out: &mut 
 }
 
 /// Fifth bits where there are five, then nibbles: value i in the low, value i + 16 in the high one of byte i.
-fn pack(q: &[u8; LEN], bits: u32, out: &mut [u8]) {
+pub(super) fn pack(q: &[u8; LEN], bits: u32, out: &mut [u8]) {
     let (high, low) = out.split_at_mut(if bits == 5 { 4 } else { 0 });
     if bits == 5 {
         let fifth = (0..LEN).fold(0_u32, |bits, i| bits | u32::from(q[i] >> 4) << i);
@@ -107,9 +107,10 @@ fn shifted(x: &Block, bits: u32) -> Quants {
 
 fn centred_weighted(x: &Block, w: &Block, bits: u32) -> Quants {
     let middle = (1_u32 << (bits - 1)) as f32;
-    let d = half(symmetric(x, w, -middle, middle - 1.0));
+    let levels = Integers(-middle, middle - 1.0);
+    let d = half(symmetric(x, w, levels));
     let id = inverse(d.to_f32());
-    let q = x.map(|x| (nearest(x * id, -middle, middle - 1.0) + middle) as u8);
+    let q = x.map(|x| (levels.nearest(x * id) + middle) as u8);
     Quants { d, m: f16::ZERO, middle, q }
 }
 
@@ -120,6 +121,18 @@ fn shifted_weighted(x: &Block, w: &Block, bits: u32) -> Quants {
     let id = inverse(d.to_f32());
     let q = x.map(|x| nearest((x - m.to_f32()) * id, 0.0, top) as u8);
     Quants { d, m, middle: 0.0, q }
+}
+
+/// A row in IQ4_NL: `w = d t[q]`.
+pub(super) fn iq4_nl(x: &[f32], weights: &[f32], out: &mut [u8]) {
+    let blocks = x.as_chunks::<LEN>().0.iter().zip(weights.as_chunks::<LEN>().0);
+    for (out, (x, w)) in out.as_chunks_mut::<{ 2 + LEN / 2 }>().0.iter_mut().zip(blocks) {
+        let d = half(symmetric(x, w, Nonlinear));
+        let id = inverse(d.to_f32());
+        let (head, rest) = out.split_at_mut(2);
+        head.copy_from_slice(&d.to_le_bytes());
+        pack(&x.map(|x| Nonlinear::index(Nonlinear.nearest(x * id))), 4, rest);
+    }
 }
 
 /// A row in Q8_0: `w = d q`, ties away from zero.

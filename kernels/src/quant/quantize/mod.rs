@@ -5,7 +5,8 @@
 //!
 //! - Q4_0, Q4_1, Q5_0, Q5_1 and Q8_0 round to the nearest step of the block's range, as the reference formulas do.
 //! - Q4_K, Q5_K and Q6_K search: least squares for scale and minimum under many trial scales, then the block's integers
-//!   against the scales as they are stored, then the stored scales against the integers.
+//!   against the scales as they are stored, then the stored scales against the integers. IQ4_NL and IQ4_XS search in the
+//!   same way, with the sixteen levels of their table in the place of integers.
 //! - Importance turns the same searches into weighted ones, and makes them available to the four legacy formats of four
 //!   and five bits. Q8_0 has nothing to gain.
 
@@ -26,14 +27,14 @@ const F16_TINY: f32 = 5.960_464_5e-8;
 impl Format {
     /// Whether [`quantize_weights`] writes this format.
     pub fn can_quantize(self) -> bool {
-        !matches!(self, Format::Q2_K | Format::Q3_K | Format::IQ4_NL | Format::IQ4_XS | Format::INT4)
+        !matches!(self, Format::Q2_K | Format::Q3_K | Format::INT4)
     }
 }
 
 /// Writes a row of floats in a weight format.
 ///
 /// Minimises `sum importance[i] (x[i] - w[i])^2` over what the format can hold (all ones without importance), exactly
-/// for plain floats, by search for the K-formats, and by the reference rounding for the legacy ones, whose bytes are
+/// for plain floats, by search for the K- and IQ4-formats, and by the reference rounding for the legacy ones, whose bytes are
 /// those of `gguf.quants` where the block's values are within the range of f16.
 ///
 /// Shapes: `x` and `importance` are a row of `cols` values, `out` its [`Format::row_bytes`].
@@ -83,12 +84,15 @@ pub fn quantize_weights(
             let weights = importance.map(weights);
             legacy::row(format, x, weights.as_deref(), out);
         }
-        Format::Q4_K | Format::Q5_K | Format::Q6_K => {
+        Format::Q4_K | Format::Q5_K | Format::Q6_K | Format::IQ4_NL | Format::IQ4_XS => {
             let weights = importance.map_or_else(|| vec![1.0; x.len()], weights);
-            k_quants::row(format, x, &weights, out);
+            match format {
+                Format::IQ4_NL => legacy::iq4_nl(x, &weights, out),
+                _ => k_quants::row(format, x, &weights, out),
+            }
         }
-        Format::Q2_K | Format::Q3_K | Format::IQ4_NL | Format::IQ4_XS | Format::INT4 => {
-            let allowed = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K";
+        Format::Q2_K | Format::Q3_K | Format::INT4 => {
+            let allowed = "F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
             return Err(KernelError::Value { op: OP, what: "format", found: format.to_string(), allowed });
         }
     }

@@ -7,6 +7,8 @@
 //!
 //! Products and sums are never fused, so that every machine finds the same.
 
+use super::Format;
+
 /// Trials side by side.
 pub(super) const LANES: usize = 16;
 pub(super) type Lanes = [f32; LANES];
@@ -26,9 +28,79 @@ pub(super) fn extreme(x: &[f32]) -> f32 {
     x.iter().fold(0.0, |extreme: f32, x| if x.abs() > extreme.abs() { *x } else { extreme })
 }
 
-/// A scale `a` for `x ~ a q` with integers in `low..=high`, `low < 0`: close to the minimum of the weighted error. Zero
-/// for zeros.
-pub(super) fn symmetric<const N: usize>(x: &[f32; N], w: &[f32; N], low: f32, high: f32) -> f32 {
+/// The integers that a scale multiplies, some of them below zero.
+pub(super) trait Levels: Copy {
+    /// The lowest and the highest.
+    fn ends(self) -> [f32; 2];
+    /// How far from the next one the ends are.
+    fn step(self) -> f32;
+    /// The one nearest to `x`; the lowest for a NaN.
+    fn nearest(self, x: f32) -> f32;
+}
+
+/// All from the first to the second.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Integers(pub(super) f32, pub(super) f32);
+
+impl Levels for Integers {
+    fn ends(self) -> [f32; 2] {
+        [self.0, self.1]
+    }
+    fn step(self) -> f32 {
+        1.0
+    }
+    #[inline(always)]
+    fn nearest(self, x: f32) -> f32 {
+        nearest(x, self.0, self.1)
+    }
+}
+
+/// The sixteen of [`Format::NONLINEAR`].
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Nonlinear;
+
+impl Levels for Nonlinear {
+    fn ends(self) -> [f32; 2] {
+        [f32::from(Format::NONLINEAR[0]), f32::from(Format::NONLINEAR[15])]
+    }
+    fn step(self) -> f32 {
+        24.0
+    }
+    #[inline(always)]
+    fn nearest(self, x: f32) -> f32 {
+        // Halfway between two levels are multiples of a half, so the number of whole halves below x tells the level.
+        // It stands in the low bits of a float that has no place for a fraction.
+        const NO_FRACTION: f32 = 12_582_912.0;
+        let halves = 2.0 * x - 0.5;
+        let halves = if halves > -256.0 { halves } else { -256.0 };
+        let halves = if halves < 255.0 { halves } else { 255.0 };
+        NEAREST_LEVEL[((halves + NO_FRACTION).to_bits() & 511) as usize]
+    }
+}
+
+impl Nonlinear {
+    /// Where a level stands in the table.
+    pub(super) fn index(level: f32) -> u8 {
+        Format::NONLINEAR.partition_point(|t| f32::from(*t) < level) as u8
+    }
+}
+
+/// The level nearest to what lies between `n` and `n + 1` halves, at `n` modulo 512.
+static NEAREST_LEVEL: [f32; 512] = {
+    let mut nearest = [0.0; 512];
+    let (mut n, mut level) = (-256_i32, 0);
+    while n < 256 {
+        while level < 15 && Format::NONLINEAR[level] as i32 + Format::NONLINEAR[level + 1] as i32 <= n {
+            level += 1;
+        }
+        nearest[(n & 511) as usize] = Format::NONLINEAR[level] as f32;
+        n += 1;
+    }
+    nearest
+};
+
+/// A scale `a` for `x ~ a q` with `q` of the levels: close to the minimum of the weighted error. Zero for zeros.
+pub(super) fn symmetric<const N: usize>(x: &[f32; N], w: &[f32; N], levels: impl Levels) -> f32 {
     let largest = extreme(x);
     if largest == 0.0 {
         return 0.0;
@@ -40,17 +112,17 @@ pub(super) fn symmetric<const N: usize>(x: &[f32; N], w: &[f32; N], low: f32, hi
     }
     let x = x.map(|x| x * unit);
     let (mut best, mut scale) = (0.0, 0.0);
-    for end in [low, high] {
+    for end in levels.ends() {
         // The largest value goes to the end, or somewhat beside it: what is beyond is clipped.
         let mut inverse: Lanes = [0.0; LANES];
         for l in 0..LANES {
-            inverse[l] = end + end.signum() * (l as f32 * 0.125 - 1.25);
+            inverse[l] = end + end.signum() * (levels.step() * (l as f32 * 0.125 - 1.25));
         }
         for _ in 0..2 {
             let (mut xq, mut qq) = ([0.0_f32; LANES], [0.0_f32; LANES]);
             for i in 0..N {
                 for l in 0..LANES {
-                    let q = nearest(x[i] * inverse[l], low, high);
+                    let q = levels.nearest(x[i] * inverse[l]);
                     xq[l] += w[i] * x[i] * q;
                     qq[l] += w[i] * q * q;
                 }
