@@ -11,6 +11,7 @@ use gable_kernels::{KernelError, Kernels, MatMut, MatRef, ParallelFor, Pool, Tea
 use half::{bf16, f16};
 use proptest::prelude::*;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// A number in (-1, 1) that depends on nothing but its arguments.
 fn noise(kind: u64, sequence: u64, position: usize, column: usize) -> f32 {
@@ -451,6 +452,56 @@ fn what_lies_behind_the_valid_positions_never_shows() {
                 for i in [0, 1, 63, 64, 69] {
                     world.check_row(&got[i], 4, i, len);
                 }
+            }
+        }
+    }
+}
+
+/// Threads that share the chunks of one row neither see what lay in their pages before, nor wait for each other: whoever is the
+/// last merges, in the same operation.
+#[test]
+fn one_operation_attends_over_pages_that_others_have_used() {
+    struct Counting(AtomicUsize);
+    impl ParallelFor for Counting {
+        fn threads(&self) -> usize {
+            3
+        }
+        fn parallel_for(&self, parts: usize, f: &(dyn Fn(usize) + Sync)) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            std::thread::scope(|scope| {
+                for thread in 0..3 {
+                    scope.spawn(move || (thread..parts).step_by(3).for_each(f));
+                }
+            });
+        }
+    }
+    const LEN: usize = 1200;
+    for kernels in Kernels::every_available() {
+        for ((cache_type, arithmetic), mask) in
+            KINDS.into_iter().flat_map(|kind| [(kind, Mask::Causal), (kind, Mask::Window(1100))])
+        {
+            let params = AttentionParams { arithmetic, ..params(4, 40, mask) };
+            let shape = CacheShape { n_layers: 1, ..shape(2, 40, cache_type) };
+            let new = |poison: Option<f32>| {
+                let mut world = World::new(kernels, shape, params);
+                let s = world.cache.new_sequence().unwrap();
+                if let Some(poison) = poison {
+                    let rows: Vec<_> = (0..LEN).map(|position| CacheRow { sequence: s, position }).collect();
+                    let bad = vec![vec![poison; world.kv_cols()]; LEN];
+                    world.append_rows(&Team::serial(), &rows, &bad, &bad).unwrap();
+                    world.cache.truncate(s, 0).unwrap();
+                }
+                world.append(&Team::serial(), &[(s, 4, 0..LEN - 30)]).unwrap();
+                (world, s)
+            };
+            let (mut clean, s) = new(None);
+            let want = clean.attend(&Team::serial(), &[(s, 4, LEN - 31..LEN - 30)]);
+            for poison in [f32::NAN, 1e30] {
+                let (mut world, s) = new(Some(poison));
+                let host = Counting(AtomicUsize::new(0));
+                let got = world.attend(&Team::host(&host), &[(s, 4, LEN - 31..LEN - 30)]);
+                assert!(same_bits(&got, &want), "{} {cache_type:?} {mask:?}", kernels.isa());
+                assert_eq!(host.0.into_inner(), 1);
             }
         }
     }

@@ -2,8 +2,8 @@
 //!
 //! A *tile* is a few neighbouring rows of one sequence, a *block* some of the query heads of one key head. A unit of
 //! work is (tile, block) over all chunks or, when these would be too few to keep the threads busy, (tile, block,
-//! chunk) into a buffer that a second operation merges. Both ways run the same arithmetic on a row in the same
-//! order, so which one is taken may depend on the number of threads.
+//! chunk) into a buffer, of which whoever is the last at a (tile, block) merges the results: no thread waits for another.
+//! Both ways run the same arithmetic on a row in the same order, so which one is taken may depend on the number of threads.
 
 #![allow(unsafe_code)]
 
@@ -20,6 +20,7 @@ use crate::mutant::mutant;
 use crate::pool::Team;
 use crate::simd::LANES;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Positions of the smallest and of the largest chunk.
 const CHUNKS: [usize; 2] = [512, 1024];
@@ -81,6 +82,8 @@ pub struct AttentionScratch {
     tiles: Vec<Tile>,
     slots: Buffer<f32>,
     partials: Buffer<f32>,
+    /// Of units that several threads have chunks of: how many are not done yet.
+    pending: Vec<AtomicUsize>,
 }
 
 impl AttentionScratch {
@@ -108,7 +111,10 @@ impl AttentionScratch {
         let slots = Leaves::ALL.map(|leaves| SlotShape::new(head_dim, leaves, false).len());
         let slot = slots.into_iter().fold(0, usize::max);
         grow(&mut self.slots, threads.max(1).saturating_mul(slot))?;
-        let split_rows = rows.min(UNITS_PER_THREAD.saturating_mul(threads));
+        // Only fewer units than this are split.
+        let most_units = UNITS_PER_THREAD.saturating_mul(threads);
+        expect(&mut self.pending, most_units)?;
+        let split_rows = rows.min(most_units);
         let partial = partial_len(n_heads, head_dim) + n_heads * ALIGN;
         let chunks = positions.div_ceil(CHUNKS[0]);
         grow(&mut self.partials, chunks.saturating_mul(split_rows).saturating_mul(partial))
@@ -122,6 +128,15 @@ fn grow(buffer: &mut Buffer<f32>, len: usize) -> Result<(), KernelError> {
         *buffer = Buffer::default();
         *buffer = zeros(WHAT, len)?;
     }
+    Ok(())
+}
+
+/// Makes room for `units` counts.
+fn expect(pending: &mut Vec<AtomicUsize>, units: usize) -> Result<(), KernelError> {
+    let more = units.saturating_sub(pending.len());
+    let bytes = units.saturating_mul(size_of::<AtomicUsize>());
+    pending.try_reserve(more).map_err(|_| KernelError::Memory { what: WHAT, bytes })?;
+    pending.extend((0..more).map(|_| AtomicUsize::new(0)));
     Ok(())
 }
 
@@ -238,7 +253,7 @@ pub(super) fn run(
     let block_heads = group.div_ceil(blocks_per_group);
     let blocks = shape.n_kv_heads * blocks_per_group;
 
-    let AttentionScratch { tiles, slots, partials } = scratch;
+    let AttentionScratch { tiles, slots, partials, pending } = scratch;
     // As many rows as may be, unless that leaves threads without work.
     let share = (input.rows.len() * blocks).div_ceil(UNITS_PER_THREAD * team.threads());
     let least = leaf::MAX_ROWS / block_heads;
@@ -257,11 +272,16 @@ pub(super) fn run(
 
     let units = tiles.len() * blocks;
     let few = UNITS_PER_THREAD * team.threads();
-    let split = team.threads() > 1 && units < few && input.rows.len() <= few && chunk_units > tiles.len();
+    // Rows that see nothing have no chunk whose end could be waited for.
+    let split = team.threads() > 1
+        && units < few
+        && input.rows.len() <= few
+        && chunk_units > tiles.len()
+        && tiles.iter().all(|tile| !tile.keys.is_empty());
     let most_units = if split { chunk_units * blocks } else { units };
     let threads = team.threads().min(most_units);
     grow(slots, threads * slot_shape.len())?;
-    let mut slots = MatMut::new(slots, threads, slot_shape.len(), slot_shape.len())?;
+    let slots = MatMut::new(slots, threads, slot_shape.len(), slot_shape.len())?;
     if !split {
         for_units(team, slots, units, |unit, slot| {
             // Later tiles see more keys: the longest go first.
@@ -274,23 +294,33 @@ pub(super) fn run(
     let cols = partial_len(widest * block_heads, shape.head_dim);
     grow(partials, most_units * cols)?;
     let partials = MatMut::new(partials, most_units, cols, cols)?;
-    for_units(team, slots.reborrow(), most_units, |unit, slot| {
-        // SAFETY: each unit is handed out once, and its row is its own.
-        let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };
+    expect(pending, units)?;
+    for (unit, pending) in pending.iter_mut().take(units).enumerate() {
+        *pending.get_mut() = job.tiles[unit / blocks].chunks(chunk).len();
+    }
+    for_units(team, slots, most_units, |unit, slot| {
+        let (tile_chunk, block) = (unit / blocks, unit % blocks);
+        let slot = &mut slot_shape.cut(slot);
         // The next unit but those that the other threads take meanwhile.
         let next = unit + threads;
         let then = job.first_page(next / blocks, next % blocks, chunk_units);
-        let slot = &mut slot_shape.cut(slot);
-        job.one_chunk((unit / blocks, unit % blocks), then, slot, partial.row_mut(0));
-    });
-    for_units(team, slots, units, |unit, slot| {
-        let tile = &job.tiles[unit / blocks];
-        let rows = tile.first_unit * blocks + unit % blocks..;
-        // SAFETY: the chunks are done, so nobody writes to the partials, and each unit reads rows of its own.
-        let partial = |i: usize| unsafe {
-            partials.strip(rows.start + i * blocks..rows.start + i * blocks + 1, 0..cols)
+        {
+            // SAFETY: each unit is handed out once, and its row is its own until its chunk is counted as done.
+            let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };
+            job.one_chunk((tile_chunk, block), then, slot, partial.row_mut(0));
+        }
+        let tile = job.tile_of(tile_chunk);
+        // Release: our chunk is there for whoever merges. Acquire: the others' are there for us.
+        if pending[tile * blocks + block].fetch_sub(1, Ordering::AcqRel) > 1 {
+            return;
+        }
+        let tile = &job.tiles[tile];
+        let partial = |i: usize| {
+            let row = (tile.first_unit + i) * blocks + block;
+            // SAFETY: all chunks of the unit are done, so nobody writes to its rows, and nobody else reads them.
+            unsafe { partials.strip(row..row + 1, 0..cols) }
         };
-        job.merge_chunks(tile, unit % blocks, &mut slot_shape.cut(slot), partial);
+        job.merge_chunks(tile, block, slot, partial);
     });
     Ok(())
 }
@@ -378,15 +408,14 @@ impl<'a> Job<'a> {
         tile.rows.clone().flat_map(move |row| heads.clone().map(move |head| (row, head)))
     }
 
-    /// The tile that a chunk belongs to when chunks are units.
-    fn tile_of(&self, tile_chunk: usize) -> &Tile {
-        let after = self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk);
-        &self.tiles[after - 1]
+    /// The number of the tile that a chunk belongs to when chunks are units.
+    fn tile_of(&self, tile_chunk: usize) -> usize {
+        self.tiles.partition_point(|tile| tile.first_unit <= tile_chunk) - 1
     }
 
     /// Where a chunk's first page is, if `tile_chunk` is one of `count` chunks.
     fn first_page(&self, tile_chunk: usize, block: usize, count: usize) -> Option<(PageId, usize)> {
-        let tile = (tile_chunk < count).then(|| self.tile_of(tile_chunk))?;
+        let tile = (tile_chunk < count).then(|| &self.tiles[self.tile_of(tile_chunk)])?;
         let chunk = tile.chunks(self.chunk).start + tile_chunk - tile.first_unit;
         let sequence = self.input.rows[tile.rows.start].sequence;
         let view = self.input.cache.layer("attention", sequence, self.input.layer).ok()?;
@@ -421,7 +450,7 @@ impl<'a> Job<'a> {
         slot: &mut Slot<'_>,
         partial: &mut [f32],
     ) {
-        let tile = self.tile_of(tile_chunk);
+        let tile = &self.tiles[self.tile_of(tile_chunk)];
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let (output, rest) = partial.split_at_mut(n * padded);
