@@ -264,7 +264,7 @@ impl Kernels {
     ///
     /// `x_i = 2 / sqrt(pi) * integral of e^(-t^2) for t from 0 to x_i`
     ///
-    /// **Accuracy:** 7e-7 absolute (and a few ulp below 1). **Special values:** infinities give -1 and 1, NaN stays NaN.
+    /// **Accuracy:** 7e-7 absolute. **Special values:** infinities give -1 and 1, NaN stays NaN.
     ///
     /// ```
     /// let mut x = [1.0];

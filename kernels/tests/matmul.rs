@@ -279,6 +279,84 @@ fn extreme_integers_are_exact() {
     }
 }
 
+/// Leaves sub-blocks' scales of 0 and 1 only, where a block has such.
+fn small_scales(format: Format, block: &mut [u8]) {
+    let (at, keep, set): (_, &[u8], &[u8]) = match format {
+        Format::Q2_K => (0, &[0x11; 16], &[0; 16]),
+        // Of six bits, around 32.
+        Format::Q3_K => (96, &[0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0x11, 0, 0, 0, 0], &{
+            let mut set = [0; 12];
+            set[8..].fill(0xaa);
+            set
+        }),
+        Format::Q4_K | Format::Q5_K => (4, &[1, 1, 1, 1, 1, 1, 1, 1, 0x11, 0x11, 0x11, 0x11], &[0; 12]),
+        Format::Q6_K => (192, &[1; 16], &[0; 16]),
+        Format::INT4 => (2, &[15], &[0]),
+        Format::IQ4_XS => (2, &[0, 0, 1, 1, 1, 1], &[0xaa, 0xaa, 0, 0, 0, 0]),
+        _ => return,
+    };
+    for ((byte, keep), set) in block[at..].iter_mut().zip(keep).zip(set) {
+        *byte = *byte & keep | set;
+    }
+}
+
+/// With scales that are powers of two, and activations that their groups hold without rounding, every number on the way is
+/// exact in f32: an integer that is off by one is seen, in every format, on every instruction set.
+#[test]
+fn integer_parts_are_exact() {
+    let mut random = Random(5);
+    for format in block_formats() {
+        for remainder in [Remainder::None, Remainder::All] {
+            let two_terms = remainder == Remainder::All;
+            let k = if two_terms { format.block_len().max(64) } else { 512 };
+            let new = Problem::new(format, 5, 35, k / format.block_len(), random.next());
+            let mut problem = Problem { bias: None, residual: None, ..new };
+            for block in problem.weights.chunks_exact_mut(format.block_bytes()) {
+                for at in format.scale_offsets() {
+                    let one = if random.next().is_multiple_of(2) { 1.0 } else { -1.0 };
+                    block[*at..at + 2].copy_from_slice(&f16::from_f32(one).to_le_bytes());
+                }
+                if two_terms {
+                    small_scales(format, block);
+                }
+            }
+            for group in problem.x.chunks_exact_mut(32) {
+                let largest = random.next() as usize % 32;
+                let size = if two_terms || random.next().is_multiple_of(2) { 1.0 } else { 2.0 };
+                for (i, x) in group.iter_mut().enumerate() {
+                    let first = (random.next() % 7) as f32 - 3.0;
+                    let second = if two_terms { (random.next() % 255) as f32 - 127.0 } else { 0.0 };
+                    *x = size * if i == largest { 127.0 } else { first + second / 256.0 };
+                }
+            }
+            let weights = problem.weights();
+            let want: Vec<_> =
+                problem.x.chunks(problem.k).flat_map(|x| reference::f32(x, &weights)).collect();
+            // Beyond, f32 would have to round.
+            let limit = if two_terms { 65536.0 } else { 16_777_216.0 };
+            let largest = want.iter().fold(0.0, |largest: f64, sum| largest.max(sum.magnitude));
+            assert!(largest < limit, "{format} {remainder:?}: {largest}");
+            for kernels in Kernels::every_available() {
+                for phase in PHASES {
+                    let got = problem.run(kernels, &Team::serial(), phase, INT8.with_remainder(remainder));
+                    for (i, (got, want)) in got.iter().zip(&want).enumerate() {
+                        assert_eq!(
+                            f64::from(*got),
+                            want.value,
+                            "{} {format} {phase:?} {remainder:?}: output {i}",
+                            kernels.isa()
+                        );
+                    }
+                }
+            }
+            if !two_terms {
+                let integers = problem.x.chunks(problem.k).flat_map(|x| reference::int8(x, &weights));
+                assert!(integers.zip(&want).all(|(i, w)| i.value == w.value), "{format}: of 64 bits");
+            }
+        }
+    }
+}
+
 #[test]
 fn a_nan_or_infinity_stays_in_its_row() {
     for format in [Format::F32, Format::Q8_0, Format::Q4_1, Format::Q6_K, Format::BF16] {

@@ -1,6 +1,6 @@
 //! Matrix multiplication as defined.
 
-use super::quant::{block_values, dequantize, int8_groups};
+use super::quant::{Group, block_values, dequantize, int8_groups, second_terms};
 use crate::quant::QuantWeights;
 use half::bf16;
 
@@ -13,8 +13,8 @@ pub struct Sum {
     pub magnitude: f64,
 }
 
-fn sum(terms: impl Iterator<Item = f64>) -> Sum {
-    terms.fold(Sum { value: 0.0, magnitude: 0.0 }, |s, t| Sum {
+fn sum(terms: impl IntoIterator<Item = f64>) -> Sum {
+    terms.into_iter().fold(Sum { value: 0.0, magnitude: 0.0 }, |s, t| Sum {
         value: s.value + t,
         magnitude: s.magnitude + t.abs(),
     })
@@ -40,21 +40,33 @@ pub fn bf16(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
 /// their integer products are exact in every order of summation, what is summed in f32 begins with them.
 pub fn int8(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
     let groups = int8_groups(x);
-    let sub = weights.format().sub_block_len();
+    (0..weights.rows()).map(|j| sum(cells(&groups, weights, j))).collect()
+}
+
+/// The same with what the groups leave over as a second term.
+pub fn int8_two_terms(x: &[f32], weights: &QuantWeights<'_>) -> Vec<Sum> {
+    let first = int8_groups(x);
+    let second = second_terms(x, &first);
     (0..weights.rows())
-        .map(|j| {
-            let values = block_values(weights.format(), weights.row(j));
-            sum(values.chunks(sub).enumerate().flat_map(|(i, w)| {
-                let group = &groups[i * sub / 32];
-                let q = &group.q[i * sub % 32..][..sub];
-                let (scale, min, x_scale) = (w[0].scale, w[0].min.unwrap_or(0.0), f64::from(group.scale));
-                let cells = w.chunks(4).zip(q.chunks(4)).map(move |(w, q)| {
-                    let dot: i64 = w.iter().zip(q).map(|(w, q)| i64::from(w.q) * i64::from(*q)).sum();
-                    f64::from(scale) * x_scale * dot as f64
-                });
-                let total: i64 = q.iter().map(|q| i64::from(*q)).sum();
-                cells.chain([f64::from(min) * x_scale * total as f64])
-            }))
-        })
+        .map(|j| sum(cells(&first, weights, j).into_iter().chain(cells(&second, weights, j))))
         .collect()
+}
+
+/// Products of four values each, and those of the minima.
+fn cells(groups: &[Group], weights: &QuantWeights<'_>, j: usize) -> Vec<f64> {
+    let sub = weights.format().sub_block_len();
+    let values = block_values(weights.format(), weights.row(j));
+    let mut cells = Vec::new();
+    for (i, w) in values.chunks(sub).enumerate() {
+        let group = &groups[i * sub / 32];
+        let q = &group.q[i * sub % 32..][..sub];
+        let (scale, min, x_scale) = (w[0].scale, w[0].min.unwrap_or(0.0), f64::from(group.scale));
+        cells.extend(w.chunks(4).zip(q.chunks(4)).map(|(w, q)| {
+            let dot: i64 = w.iter().zip(q).map(|(w, q)| i64::from(w.q) * i64::from(*q)).sum();
+            f64::from(scale) * x_scale * dot as f64
+        }));
+        let total: i64 = q.iter().map(|q| i64::from(*q)).sum();
+        cells.push(f64::from(min) * x_scale * total as f64);
+    }
+    cells
 }

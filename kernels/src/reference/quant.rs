@@ -150,3 +150,19 @@ pub fn int8_groups(x: &[f32]) -> Vec<Group> {
         })
         .collect()
 }
+
+/// What the groups leave over of `x`, in steps of a 256th of theirs.
+pub fn second_terms(x: &[f32], groups: &[Group]) -> Vec<Group> {
+    x.chunks(32)
+        .zip(groups)
+        .map(|(x, group)| {
+            let scale = group.scale / 256.0;
+            let inverse = if group.scale > f32::MIN_POSITIVE { 256.0 / group.scale } else { 0.0 };
+            let step = |(x, q): (&f32, &i32)| {
+                let rest = (f64::from(*x) - f64::from(group.scale) * f64::from(*q)) as f32;
+                (rest * inverse).round_ties_even().clamp(-128.0, 127.0) as i32
+            };
+            Group { scale, q: x.iter().zip(&group.q).map(step).collect() }
+        })
+        .collect()
+}

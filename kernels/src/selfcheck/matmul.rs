@@ -6,13 +6,15 @@ use crate::gemm::{Epilogue, Phase};
 use crate::isa::Kernels;
 use crate::matrix::MatMut;
 use crate::pool::Team;
-use crate::quant::{Activations, Format, Forms, QuantWeights};
+use crate::quant::{Activations, Format, Forms, QuantWeights, Remainder};
 use crate::reference::matmul::{self as reference, Sum};
 
 /// What a problem is filled with.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fill {
     Random,
+    /// Activations that two terms hold exactly, with fused and with separate roundings.
+    TwoTerms,
     /// Ends of the integer ranges against activations of equal size: sums as large as they get.
     Extreme,
     /// A NaN in the first row of activations.
@@ -39,6 +41,14 @@ impl Problem {
         match fill {
             Fill::Extreme => x.iter_mut().for_each(|x| *x = x.signum()),
             Fill::Poisoned => x.first_mut().into_iter().for_each(|x| *x = f32::NAN),
+            Fill::TwoTerms => {
+                for x in &mut x {
+                    // Half a step of the first term is more than the second holds.
+                    let steps = (*x * 32000.0) as i32;
+                    *x = (steps + i32::from(steps & 255 == 128)) as f32 / 32768.0;
+                }
+                x.chunks_mut(32).flat_map(<[f32]>::first_mut).for_each(|x| *x = 127.0 / 128.0);
+            }
             Fill::Random => {}
         }
         let weights = random.weights(format, n, k, fill == Fill::Extreme);
@@ -48,12 +58,18 @@ impl Problem {
 
     fn forms(&self) -> Vec<Forms> {
         let fast = Forms::fast(self.format);
-        if fast == Forms::EXACT { vec![fast] } else { vec![Forms::EXACT, fast] }
+        match self.fill {
+            Fill::TwoTerms if fast.int8 => vec![fast.with_remainder(Remainder::All)],
+            Fill::TwoTerms => Vec::new(),
+            _ if fast == Forms::EXACT => vec![fast],
+            _ => vec![Forms::EXACT, fast],
+        }
     }
 
     fn expected(&self, weights: &QuantWeights<'_>, forms: Forms) -> Vec<Sum> {
         let of_row = match forms {
-            Forms { int8: true, .. } => reference::int8,
+            Forms { int8: true, remainder: Remainder::None, .. } => reference::int8,
+            Forms { int8: true, .. } => reference::int8_two_terms,
             Forms { bf16: true, .. } => reference::bf16,
             _ => reference::f32,
         };
@@ -110,6 +126,12 @@ impl Problem {
 
 fn name(phase: Phase, forms: Forms) -> &'static str {
     match (phase, forms) {
+        (Phase::Prompt, Forms { int8: true, remainder: Remainder::All, .. }) => {
+            "matmul prompt, int8 in two terms"
+        }
+        (Phase::Decode, Forms { int8: true, remainder: Remainder::All, .. }) => {
+            "matmul decode, int8 in two terms"
+        }
         (Phase::Prompt, Forms { int8: true, .. }) => "matmul prompt, int8",
         (Phase::Prompt, Forms { bf16: true, .. }) => "matmul prompt, bf16",
         (Phase::Prompt, _) => "matmul prompt, f32",
@@ -134,8 +156,9 @@ pub(super) fn matmul(sweep: &mut Sweep) {
                 shape[2] = shape[2].div_ceil(8);
             }
             // What is special about the other fills does not depend on shapes.
-            let fills = if at < quick.len() { 3 } else { 1 };
-            for fill in [Fill::Random, Fill::Extreme, Fill::Poisoned].into_iter().take(fills) {
+            let fills = if at < quick.len() { 4 } else { 2 };
+            for fill in [Fill::Random, Fill::TwoTerms, Fill::Extreme, Fill::Poisoned].into_iter().take(fills)
+            {
                 let problem = Problem::new(format, fill, shape);
                 let row_bytes = problem.weights.len() / problem.n;
                 let (n, k, bytes) = (problem.n, problem.k, &problem.weights);
