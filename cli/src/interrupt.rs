@@ -23,7 +23,9 @@ impl Interrupt {
                 std::process::exit(130);
             }
         })
-        .context("could not watch for Ctrl-C")?;
+        .context(
+            "could not start a thread that watches for Ctrl-C; too little memory, or too many threads",
+        )?;
         Ok(interrupt)
     }
 

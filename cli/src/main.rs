@@ -23,6 +23,9 @@ mod look;
 mod new_file;
 mod npy;
 mod options;
+#[cfg(target_os = "linux")]
+#[allow(unsafe_code)] // an allocator and a signal handler
+mod out_of_memory;
 mod perplexity;
 mod profile;
 mod pull;
@@ -106,7 +109,10 @@ enum Command {
 
 fn main() -> ExitCode {
     #[cfg(target_os = "linux")]
-    sigbus::watch();
+    {
+        sigbus::watch();
+        out_of_memory::watch();
+    }
     let args = options::with_long_names(std::env::args_os());
     exit::code(match Cli::parse_from(args).command {
         Command::Pull(args) => pull::run(&args),

@@ -61,10 +61,10 @@ impl Chat {
         std::fs::read_to_string(format!("/proc/{}/{name}", self.child.id())).unwrap()
     }
 
-    /// A field of the status of every thread, with the threads' names.
+    /// A field of the status of every thread, with the threads' names. One may end while the others are looked at.
     fn threads(&self, field: &str) -> Vec<(String, String)> {
         let tasks = std::fs::read_dir(format!("/proc/{}/task", self.child.id())).unwrap();
-        let status = tasks.map(|task| std::fs::read_to_string(task.unwrap().path().join("status")).unwrap());
+        let status = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("status")).ok());
         status.map(|text| (value(&text, "Name"), value(&text, field))).collect()
     }
 
@@ -279,4 +279,30 @@ fn too_little_memory_is_an_error_that_says_for_what() {
     assert!(error.contains("no memory for the key-value cache (") && error.contains("context"), "{error}");
     let error = run_within(100_000, &["-m", MODEL, "-c", "65536", "-b", "65536", "-ub", "65536"]);
     assert!(error.contains("error: no memory for ") && error.contains("batch smaller"), "{error}");
+}
+
+/// Wherever it is that memory ends, in the middle of a vocabulary or before a thread has its stack, the program says so.
+#[test]
+fn memory_may_end_anywhere() {
+    let within = |kib: u32, args: &[&str]| {
+        let script = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
+        let mut command = Command::new("sh");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_gable")]).args(args);
+        command.env("GABLE_THREADS", "2").output().unwrap()
+    };
+    // Less than the program itself is loaded with is the system's affair.
+    let least = (10..100).map(|mib| mib << 10).find(|kib| within(*kib, &["--version"]).status.success());
+    let least = least.unwrap();
+    let mut refused = 0;
+    for kib in (least..).step_by(700).take(200) {
+        let out = within(kib, &["run", "-m", MODEL, "-n", "1", "hello"]);
+        if out.status.success() {
+            break;
+        }
+        let error = String::from_utf8_lossy(&out.stderr);
+        assert_eq!(out.status.code(), Some(1), "{kib} KiB: {}: {error}", out.status);
+        assert!(error.contains("error: "), "{kib} KiB: {error}");
+        refused += 1;
+    }
+    assert!((1..200).contains(&refused), "{refused}");
 }
