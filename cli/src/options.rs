@@ -75,9 +75,7 @@ impl ModelArgs {
 
     /// The same for a model whose weights will all be read soon.
     pub fn open_to_run(&self) -> Result<Arc<Model>> {
-        let model = self.open()?;
-        self.access.read_ahead(&model);
-        Ok(model)
+        Ok(Arc::new(self.access.open_to_run(&self.path()?, &self.open_options())?))
     }
 }
 

@@ -133,8 +133,7 @@ pub fn open(name: &str, access: AccessArgs) -> Result<(Arc<Model>, String)> {
     let options = OpenOptions { access: access.access(), ..OpenOptions::default() };
     let Some(rest) = name.strip_prefix("synthetic:") else {
         let path = locate::model(name)?;
-        let model = Model::open(&path, &options)?;
-        access.read_ahead(&model);
+        let model = access.open_to_run(&path, &options)?;
         return Ok((Arc::new(model), path.display().to_string()));
     };
     let (shape, format) = rest.split_once(':').unwrap_or((rest, "q8_0"));

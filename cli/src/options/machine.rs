@@ -4,9 +4,13 @@ use super::{count, usage};
 use anyhow::{Context, Result};
 use gable_kernels::Pool;
 use gable_kernels::pool::default_threads;
-use gable_model::mapped_file::{Access, MappedFile};
-use gable_model::model::Model;
+use gable_model::LoadError;
+use gable_model::mapped_file::Access;
+use gable_model::model::{Model, OpenOptions};
 use gable_model::session::SessionOptions;
+#[cfg(target_os = "linux")]
+use nix::fcntl::{PosixFadviseAdvice, posix_fadvise};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// Numbers of threads and where they run.
@@ -125,12 +129,26 @@ impl AccessArgs {
         Access { copied: self.no_mmap, locked: self.mlock }
     }
 
-    /// Lets the system fetch the weights from the disk while the first of them are worked with.
+    /// Opens a model whose weights will all be read soon.
+    pub fn open_to_run(self, path: &Path, options: &OpenOptions) -> Result<Model, LoadError> {
+        // Before the vocabulary is read, which takes up to a third of a second.
+        self.read_ahead(vec![path.to_path_buf()]);
+        let model = Model::open(path, options)?;
+        let files = model.files().files().iter().map(|file| file.path().to_path_buf());
+        self.read_ahead(files.filter(|file| file != path).collect());
+        Ok(model)
+    }
+
+    /// Lets the system fetch these files from the disk while a model is opened and the first of its weights are worked with.
     ///
     /// Left to itself, it reads on from where a page was missing, in small pieces and as if there were one reader.
-    pub fn read_ahead(self, model: &Model) {
-        let files: Vec<Arc<MappedFile>> = model.files().files().to_vec();
-        let bytes = files.iter().fold(0_usize, |n, file| n.saturating_add(file.len()));
+    #[cfg(target_os = "linux")]
+    fn read_ahead(self, mut files: Vec<PathBuf>) {
+        files.retain(|file| file.is_file());
+        let bytes = files
+            .iter()
+            .filter_map(|file| file.metadata().ok())
+            .fold(0_u64, |n, file| n.saturating_add(file.len()));
         // A file that is read already needs none. One that does not fit would push its own beginning out again.
         if self.no_mmap || self.mlock || available_memory().is_some_and(|free| free < bytes) {
             return;
@@ -138,9 +156,11 @@ impl AccessArgs {
         // Not waited for: it is a hint, and the end of the program may cut it short.
         let started = std::thread::Builder::new().name("read-ahead".to_owned()).spawn(move || {
             for file in files {
-                for start in (0..file.len()).step_by(READ_AHEAD) {
-                    let len = READ_AHEAD.min(file.len().saturating_sub(start));
-                    if file.will_need(start, len).is_err() {
+                let Ok(file) = std::fs::File::open(file) else { return };
+                let len = file.metadata().ok().and_then(|file| i64::try_from(file.len()).ok()).unwrap_or(0);
+                for start in (0..len).step_by(READ_AHEAD) {
+                    let piece = i64::try_from(READ_AHEAD).unwrap_or(i64::MAX);
+                    if posix_fadvise(&file, start, piece, PosixFadviseAdvice::POSIX_FADV_WILLNEED).is_err() {
                         return;
                     }
                 }
@@ -148,16 +168,22 @@ impl AccessArgs {
         });
         drop(started);
     }
+
+    /// Elsewhere, systems are left to themselves.
+    #[cfg(not(target_os = "linux"))]
+    fn read_ahead(self, _: Vec<PathBuf>) {}
 }
 
 /// Bytes that are asked for at once: of a larger piece Linux fetches the beginning only.
+#[cfg(target_os = "linux")]
 const READ_AHEAD: usize = 128 << 10;
 
 /// What the system could give without swapping, in bytes.
-fn available_memory() -> Option<usize> {
+#[cfg(target_os = "linux")]
+fn available_memory() -> Option<u64> {
     let text = std::fs::read_to_string("/proc/meminfo").ok()?;
     let line = text.lines().find_map(|line| line.strip_prefix("MemAvailable:"))?;
-    line.trim().trim_end_matches("kB").trim().parse::<usize>().ok()?.checked_mul(1024)
+    line.trim().trim_end_matches("kB").trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
 #[cfg(test)]
