@@ -104,7 +104,7 @@ step_features() {
 build_tests() { cargo test --release --workspace --no-run; }
 
 # The models that tests use; already fetched ones are only verified.
-step_models() { build_tests && "$target/release/gable" pull smollm2 gemma3 minilm; }
+step_models() { build_tests && "$target/release/gable" pull smollm2 gemma3 minilm qwen2.5-coder; }
 
 # The report of `gable look` in a browser.
 step_report() {
@@ -123,7 +123,6 @@ step_tests() {
 
 step_ignored() {
     need chromium chromium && need chromedriver chromium-driver || return 1
-    build_tests && "$target/release/gable" pull qwen2.5-coder || return 1
     GABLE_REQUIRE_ISA=$(required_isa) cargo test --release --workspace --no-fail-fast -- --ignored
 }
 

@@ -1,5 +1,5 @@
-//! Matmuls of real layers with weights in every format: prompts of 128 rows in operations per second, generation in bytes
-//! of weights per second over more weights than any cache holds. `phase/layer/format/numbers/instruction set`; numbers
+//! Matmuls of real layers with weights in every format: prompts of 128 and 512 rows in operations per second, generation of one
+//! sequence and of eight in bytes of weights per second over more weights than any cache holds. `phase/layer/format/numbers/instruction set`; numbers
 //! are those of `--numerics`, other than `fast` on the best instruction set only.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -86,9 +86,17 @@ fn prompt(c: &mut Criterion) {
     run(c, Phase::Prompt, 128, "prompt-128");
 }
 
+fn long_prompt(c: &mut Criterion) {
+    run(c, Phase::Prompt, 512, "prompt-512");
+}
+
 fn decode(c: &mut Criterion) {
     run(c, Phase::Decode, 1, "decode");
 }
 
-criterion_group!(benches, prompt, decode);
+fn decode_eight(c: &mut Criterion) {
+    run(c, Phase::Decode, 8, "decode-8");
+}
+
+criterion_group!(benches, prompt, long_prompt, decode, decode_eight);
 criterion_main!(benches);

@@ -8,7 +8,7 @@
 The yardstick is the same file with f32 everywhere (`gable logits --numerics exact`). Every row is the KL divergence from it
 over all positions of a text: `gable perplexity --vs exact` for `fast` and `precise`, llama.cpp through its C interface on the
 same tokens. `prompt` reads passes of 512 tokens, `decode` one token at a time, each with the attention and the cache
-that people get: f16 in all of them. Results, not times: the machine may be busy.
+that people get: f16, and q8_0 in a row of its own. Results, not times: the machine may be busy.
 """
 
 import argparse
@@ -62,7 +62,7 @@ def divergence(exact, logits):
 
 def peer_divergences(peer, ids, exact, step):
     """llama.cpp's, of all positions but the last, reading `step` tokens at a time."""
-    peer.clear()
+    peer.fill(0)
     batch, found = peer.lib.llama_batch_init(step, 0, 1), []
     for start in range(0, len(ids), step):
         piece = ids[start:start + step]
@@ -89,11 +89,15 @@ def measure(args, model):
                 kl = peer_divergences(peer, ids, exact, BATCH if phase == "prompt" else 1)
                 yield name, len(ids), phase, "llama.cpp", kl.mean(), np.quantile(kl, 0.99), kl.max()
                 # Token by token `precise` computes what `fast` does.
-                for numerics in ("fast", "precise") if phase == "prompt" else ("fast",):
+                ways = {"fast": [], "precise": ["--numerics", "precise"],
+                        "q8_0 cache": ["--numerics", "precise", "-ctk", "q8_0", "-ctv", "q8_0"]}
+                for way, flags in ways.items():
+                    if way == "precise" and phase == "decode":
+                        continue
                     said = call(args.gable, "perplexity", "-m", model, "-f", text, "--tokens", len(ids), "--whole", "--vs",
-                                "exact", "--phase", phase, "--numerics", numerics, "--json", "-t", args.threads)
+                                "exact", "--phase", phase, "--json", "-t", args.threads, *flags)
                     kl = [json.loads(said)[f"kl_{key}"] for key in ("mean", "p99", "max")]
-                    yield name, len(ids), phase, numerics, *kl
+                    yield name, len(ids), phase, way, *kl
             peer.lib.llama_free(peer.context)
             peer.lib.llama_model_free(peer.model)
 

@@ -82,15 +82,16 @@ def visible(rows, depth, window):
 def row(programs, products, shape, decode):
     heads, kv_heads, dim, depth, window = shape
     rows = 1 if decode else depth
-    kinds = [("f16", "f32"), ("q8_0", "f32")] if decode else [("f16", products), ("f32", "f32")]
+    kinds = [("f16", "f32"), ("q8_0", "f32")] if decode else [("f16", products), ("f32", "f32"), ("bf16", products)]
     distinct = served.DISTINCT if decode else 0
 
     def cached(kind):
         return 2 * kv_heads * depth * dim * BYTES[kind]
 
-    turns = {}
+    turns, errors = {}, []
     for i, (cache, x) in enumerate(kinds):
         request = f"{cache} {x} {heads} {kv_heads} {dim} {depth} {rows} {window} {distinct}"
+        errors.append(float(programs[i].ask(f"error {request}")))
         turns[f"gable {i}"] = programs[i].seconds(request)
     for kind in TYPES:
         layers = max(1, int(distinct / cached(kind)))
@@ -98,7 +99,7 @@ def row(programs, products, shape, decode):
         if kind in ONNX:
             turns[f"onnx {kind}"] = onnx_turn(ONNX[kind], shape, rows, layers)
     limit = "read" if decode else f"peak {products}"
-    seconds, best = served.rounds(args, turns, lambda: float(programs[2].ask(limit)))
+    seconds, best = served.rounds(args, turns, lambda: float(programs[-1].ask(limit)))
     operations = 4.0 * heads * dim * visible(rows, depth, window)
     work = [cached(cache) if decode else operations for cache, _ in kinds]
     speeds = [w / seconds[f"gable {i}"] / 1e9 for i, w in enumerate(work)]
@@ -107,17 +108,19 @@ def row(programs, products, shape, decode):
     return [
         name + (f" window {window}" if window else ""),
         served.figure(best / 1e9),
-        *(served.figure(speed, 1) for speed in speeds),
+        *(served.figure(speed, 1) for speed in speeds[:2]),
         f"{100e9 * speeds[0] / best:.0f} %",
         *(served.figure(speed, 1) for speed in others),
         *(served.ratio(seconds[f"gable {i}"], [seconds[peer] for peer in PEERS]) for i in range(2)),
+        "-" if decode else f"{seconds['gable 2'] / seconds['gable 0']:.2f}",
+        " / ".join(f"{error:.0e}" for error in errors),
     ]
 
 
 def main():
     served.build("attention")
-    programs = [served.Served("attention", args) for _ in range(3)]
-    isa = programs[2].ask("isa")
+    programs = [served.Served("attention", args) for _ in range(4)]
+    isa = programs[-1].ask("isa")
     products = "bf16" if isa == "avx512bf16" else "f32"
     rows = []
     for shape, decode in [(s, False) for s in PROMPTS] + [(s, True) for s in DECODES]:
@@ -126,9 +129,11 @@ def main():
             rows.append(row(programs, products, shape, decode))
             print(" | ".join(rows[-1]), flush=True)
     head = ["heads", "limit", "gable f16 cache", "gable f32 (decode: q8_0) cache", "of limit", "torch f32", "torch bf16",
-            "torch f16", "ONNX Runtime f32", "ONNX Runtime f16", "f16 / best other", "f32 (q8_0) / best other"]
+            "torch f16", "ONNX Runtime f32", "ONNX Runtime f16", "f16 / best other", "f32 (q8_0) / best other",
+            "f16 / bf16 cache", "error of f16 / f32 (q8_0) / bf16"]
     note = (f"Gable on {isa}, {products} products in prompts over the f16 cache. Prompts: GFLOP/s of visible keys; decode: "
-            "GB/s of the cache, one row, over distinct layers. Ratios are of times.")
+            "GB/s of the cache, one row, over distinct layers. Ratios are of times. Errors: length of the difference "
+            "to the definition in f64 as a share of the last row's.")
     served.report(args, "Attention", note, head, rows)
     for program in programs:
         program.close()

@@ -31,7 +31,8 @@ LAYERS = [
     ("qwen-1.5b gate", 1536, [8960]),
     ("qwen-1.5b down", 8960, [1536]),
 ]
-BLOCKS = {"Q4_0": 32, "Q4_1": 32, "Q8_0": 32, "IQ4_NL": 32, "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256}
+BLOCKS = {"Q4_0": 32, "Q4_1": 32, "Q5_0": 32, "Q5_1": 32, "Q8_0": 32, "IQ4_NL": 32, "Q2_K": 256, "Q3_K": 256,
+          "Q4_K": 256, "Q5_K": 256, "Q6_K": 256, "IQ4_XS": 256}
 ROWS = [1, 128, 512]
 CANDLE = [kind for kind in BLOCKS if not kind.startswith("IQ")]
 # Weight rows that are really quantized; larger matrices repeat them.

@@ -7,7 +7,8 @@
 
 The two take turns, each in a fresh process, so that clocks, page cache and neighbours are the same for both.
 llama.cpp is driven through its C interface the way its own llama-bench does: random tokens, a prompt in one batch,
-then tokens one by one on an empty cache; one run to warm up. Speeds are medians of all samples.
+then tokens one by one, on an empty cache or, with `-d N`, on one that N tokens have filled; one run to warm up. Speeds are
+medians of all samples.
 
 A peer that was built badly makes anybody look fast. So llama.cpp's figure is compared with the one it is known to
 reach (EXPECTED): below 0.9 of it, the row is void. The known figures come from another machine than yours; the
@@ -59,8 +60,15 @@ class Peer:
             sys.exit("llama.cpp cannot make a context")
         self.vocab_size = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
 
-    def clear(self):
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+    def fill(self, depth):
+        """Begins anew with so many tokens in the cache, most of which may be there already."""
+        memory = self.lib.llama_get_memory(self.context)
+        if depth == 0 or self.lib.llama_memory_seq_pos_max(memory, 0) + 1 < depth:
+            self.lib.llama_memory_clear(memory, True)
+            for done in range(0, depth, BATCH):
+                self.feed(min(BATCH, depth - done))
+        elif not self.lib.llama_memory_seq_rm(memory, 0, depth, -1):
+            sys.exit("llama.cpp cannot cut its cache")
 
     def feed(self, count):
         tokens = (self.lib.llama_token * count)(*(random.randrange(self.vocab_size) for _ in range(count)))
@@ -68,30 +76,37 @@ class Peer:
             sys.exit("llama_decode failed")
         self.lib.llama_synchronize(self.context)
 
-    def prompt(self, tokens):
-        self.clear()
+    def prompt(self, tokens, depth=0):
+        self.fill(depth)
         start = time.perf_counter()
         for done in range(0, tokens, BATCH):
             self.feed(min(BATCH, tokens - done))
         return tokens / (time.perf_counter() - start)
 
-    def generation(self, tokens):
-        self.clear()
+    def generation(self, tokens, depth=0):
+        self.fill(depth)
         start = time.perf_counter()
         for _ in range(tokens):
             self.feed(1)
         return tokens / (time.perf_counter() - start)
 
 
+def tests(args):
+    """Their names, as llama-bench writes them."""
+    depth = f" @ d{args.depth}" if args.depth else ""
+    return f"pp{args.prompt}{depth}", f"tg{args.generate}{depth}"
+
+
 def measure_peer(args):
     """What the child process does: prints one JSON object."""
     import llama_cpp
 
-    peer = Peer(args.model, args.threads, args.prompt + args.generate)
-    peer.prompt(args.prompt)
-    samples = {f"pp{args.prompt}": [peer.prompt(args.prompt) for _ in range(args.repetitions)]}
-    peer.generation(1)
-    samples[f"tg{args.generate}"] = [peer.generation(args.generate) for _ in range(args.repetitions)]
+    peer = Peer(args.model, args.threads, args.depth + args.prompt + args.generate)
+    peer.prompt(args.prompt, args.depth)
+    prompt, generation = tests(args)
+    samples = {prompt: [peer.prompt(args.prompt, args.depth) for _ in range(args.repetitions)]}
+    peer.generation(1, args.depth)
+    samples[generation] = [peer.generation(args.generate, args.depth) for _ in range(args.repetitions)]
     info = llama_cpp.llama_print_system_info().decode()
     isa = [word.strip(" |").split(" = ")[0] for word in info.split("|") if word.strip().endswith("= 1")]
     json.dump({"version": llama_cpp.__version__, "isa": [i.replace("CPU : ", "") for i in isa], "samples": samples},
@@ -100,22 +115,18 @@ def measure_peer(args):
 
 def run_peer(args):
     command = [args.python, __file__, "--measure-peer", args.model, "-p", args.prompt, "-n", args.generate,
-               "-r", args.repetitions, "-t", args.threads]
+               "-d", args.depth, "-r", args.repetitions, "-t", args.threads]
     return json.loads(subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE).stdout)
 
 
 def run_gable(args):
     """Runs `gable bench`, whose JSON has llama-bench's keys."""
     command = [args.gable, "bench", "-m", args.model, "-p", args.prompt, "-n", args.generate,
-               "-r", args.repetitions, "-t", args.threads, "-o", "json"]
+               "-d", args.depth, "-r", args.repetitions, "-t", args.threads, "-o", "json"]
     done = subprocess.run([str(c) for c in command], check=True, stdout=subprocess.PIPE)
-    samples = {}
-    for row in json.loads(done.stdout):
-        if row["n_prompt"] and not row["n_gen"]:
-            samples[f"pp{row['n_prompt']}"] = row["samples_ts"]
-        elif row["n_gen"] and not row["n_prompt"]:
-            samples[f"tg{row['n_gen']}"] = row["samples_ts"]
-    return samples
+    prompt, generation = tests(args)
+    rows = json.loads(done.stdout)
+    return {prompt if row["n_prompt"] else generation: row["samples_ts"] for row in rows}
 
 
 def expected_for(path, test, threads):
@@ -127,7 +138,7 @@ def expected_for(path, test, threads):
 
 
 def rows(args, gable, peer):
-    for test in (f"pp{args.prompt}", f"tg{args.generate}"):
+    for test in tests(args):
         if test not in gable:
             sys.exit(f"gable bench reported no {test}")
         ours, theirs = statistics.median(gable[test]), statistics.median(peer[test])
@@ -145,6 +156,7 @@ def main():
     parser.add_argument("model", help="GGUF file")
     parser.add_argument("-p", "--prompt", type=int, default=512)
     parser.add_argument("-n", "--generate", type=int, default=64)
+    parser.add_argument("-d", "--depth", type=int, default=0, help="tokens in the cache before")
     parser.add_argument("-r", "--repetitions", type=int, default=3, help="samples of each test per turn")
     parser.add_argument("-t", "--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=3, help="turns of each")

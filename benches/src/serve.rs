@@ -18,10 +18,19 @@ use std::io::BufRead;
 
 /// Answers requests until the input ends; `make` makes a candidate of a request's words.
 pub fn serve(options: &Options, make: impl Fn(&[&str]) -> Result<Candidate, String>) {
+    serve_with(options, make, |_| None);
+}
+
+/// The same of a program that knows other figures than times: `ask` answers the requests for them.
+pub fn serve_with(
+    options: &Options,
+    make: impl Fn(&[&str]) -> Result<Candidate, String>,
+    ask: impl Fn(&[&str]) -> Option<String>,
+) {
     let mut made: Option<(String, Candidate, usize)> = None;
     for line in std::io::stdin().lock().lines().map_while(Result::ok) {
         let words: Vec<&str> = line.split_whitespace().collect();
-        if let Some(figure) = figure(options, &words) {
+        if let Some(figure) = figure(options, &words).or_else(|| ask(&words)) {
             println!("{figure}");
             continue;
         }

@@ -52,6 +52,7 @@ pub struct SessionArgs {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum NumericsName {
     /// int8 activations against quantized weights, f16 cache
+    #[value(alias = "auto")] // generation is as precise as it can be without cost
     Fast,
     /// As fast, with activations of about 16 bits in prompts too
     Precise,

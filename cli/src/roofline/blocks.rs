@@ -1,4 +1,5 @@
-//! Products with weights in blocks, as they lie in files: prompts, and single rows with weights that come from memory.
+//! Products with weights in blocks, as they lie in files: prompts in one term and in two, one row and eight with weights that
+//! come from memory, and one with weights in a cache.
 
 use super::case::{Case, Group, Operand, Row, Setting, copies, count};
 use crate::bench::random_weights;
@@ -26,6 +27,8 @@ struct Problem {
     n: usize,
     k: usize,
     forms: Forms,
+    /// The same weights again and again.
+    cached: bool,
 }
 
 /// All of them.
@@ -40,21 +43,34 @@ pub fn rows() -> Vec<Row> {
             }
             for m in PROMPTS {
                 let forms = Forms::fast(format).with_remainder(Remainder::Outliers);
-                let problem = Problem { phase: Phase::Prompt, format, m, n, k, forms };
+                let problem = Problem { phase: Phase::Prompt, format, m, n, k, forms, cached: false };
                 let row =
                     Row::new(Group::Prompt, format!("{format} {m} x {n} x {k}"), move |s| problem.case(s));
                 out.push(row.quick(QUICK.contains(&format) && m == PROMPTS[0] && k == SHAPES[1][1]));
             }
         }
     }
+    let [n, k] = SHAPES[1];
     for format in blocks() {
-        let [n, k] = SHAPES[1];
-        for (terms, remainder) in [("one term", Remainder::None), ("two terms", Remainder::All)] {
-            let forms = Forms::fast(format).with_remainder(remainder);
-            let problem = Problem { phase: Phase::Decode, format, m: 1, n, k, forms };
-            let name = format!("{format} {n} x {k}, {terms}");
-            let row = Row::new(Group::Decode, name, move |s| problem.case(s));
-            out.push(row.quick(QUICK.contains(&format) && remainder == Remainder::All));
+        let two = Forms::fast(format).with_remainder(Remainder::All);
+        let problem =
+            Problem { phase: Phase::Prompt, format, m: PROMPTS[0], n, k, forms: two, cached: false };
+        let name = format!("{format} {} x {n} x {k}, two terms", PROMPTS[0]);
+        out.push(Row::new(Group::Prompt, name, move |s| problem.case(s)));
+    }
+    for format in blocks() {
+        let [one, two] =
+            [Remainder::None, Remainder::All].map(|terms| Forms::fast(format).with_remainder(terms));
+        for (name, m, forms, cached) in [
+            ("one term, from DRAM", 1, one, false),
+            ("two terms, from DRAM", 1, two, false),
+            ("two terms, in cache", 1, two, true),
+            ("two terms, 8 rows, from DRAM", 8, two, false),
+        ] {
+            let problem = Problem { phase: Phase::Decode, format, m, n, k, forms, cached };
+            let row =
+                Row::new(Group::Decode, format!("{format} {n} x {k}, {name}"), move |s| problem.case(s));
+            out.push(row.quick(QUICK.contains(&format) && name == "two terms, from DRAM"));
         }
     }
     out
@@ -62,11 +78,11 @@ pub fn rows() -> Vec<Row> {
 
 impl Problem {
     fn case(self, setting: &Setting) -> Result<Case> {
-        let Problem { phase, format, m, n, k, forms } = self;
+        let Problem { phase, format, m, n, k, forms, cached } = self;
         let kernels = setting.kernels;
         let stride = format.row_bytes(k).with_context(|| format!("rows of {k} are no blocks of {format}"))?;
         let weights = n.saturating_mul(stride);
-        let rotates = phase == Phase::Decode;
+        let rotates = phase == Phase::Decode && !cached;
         let turns = if rotates { copies(setting, weights) } else { 1 };
         // Mapped, as a model's weights are.
         let bytes = scrap(&random_weights(format, false, weights.saturating_mul(turns), &mut Random::new()))?;

@@ -32,7 +32,7 @@ impl Group {
         match self {
             Group::Dense => "dense",
             Group::Prompt => "prompt",
-            Group::Decode => "decode from DRAM",
+            Group::Decode => "decode",
             Group::Attention => "attention",
             Group::RowWise => "row-wise",
         }

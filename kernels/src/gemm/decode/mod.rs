@@ -1,7 +1,8 @@
 //! The decode leaf: every weight row is streamed once, lanes hold partial sums over k.
 //!
-//! What is unpacked of a weight row is multiplied with a few rows of x while it is in registers, so a batch of
-//! sequences costs little more than one. All of it has to hide behind the memory.
+//! A strip of weight rows stays in the first-level cache while all rows of x come by, so a batch reads the weights once. Where
+//! there are registers for it, what is unpacked of a weight row is multiplied with a few rows of x: four of floats, three of int8
+//! groups in two terms. All of it has to hide behind the memory.
 //!
 //! `blocks.rs` multiplies block formats with int8 groups, `floats.rs` plain floats, and anything else that is widened
 //! to f32 first.
