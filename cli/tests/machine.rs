@@ -5,7 +5,7 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdin, Command, ExitStatus, Output, Stdio};
 
 const MODEL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../model/tests/fixtures/llama/model.gguf");
 
@@ -251,12 +251,16 @@ fn a_bus_error_of_another_kind_kills_the_program_as_ever() {
     assert!(!errors.contains("error:"), "{errors}");
 }
 
+/// `gable` with so many KiB of address space.
+fn within(kib: u32, args: &[&str]) -> Output {
+    let script = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
+    let mut command = Command::new("sh");
+    command.args(["-c", &script, env!("CARGO_BIN_EXE_gable")]).args(args).output().unwrap()
+}
+
 /// What `gable run` says on stderr with so many KiB of address space.
 fn run_within(kib: u32, args: &[&str]) -> String {
-    let script = format!("ulimit -v {kib}; exec \"$0\" run \"$@\"");
-    let mut command = Command::new("sh");
-    command.args(["-c", &script, env!("CARGO_BIN_EXE_gable")]).args(args).arg("hello");
-    let out = command.output().unwrap();
+    let out = within(kib, &[&["run"], args, &["hello"]].concat());
     let error = String::from_utf8(out.stderr).unwrap();
     assert_eq!(out.status.code(), Some(1), "{args:?}: {}: {error}", out.status);
     error
@@ -284,18 +288,12 @@ fn too_little_memory_is_an_error_that_says_for_what() {
 /// Wherever it is that memory ends, in the middle of a vocabulary or before a thread has its stack, the program says so.
 #[test]
 fn memory_may_end_anywhere() {
-    let within = |kib: u32, args: &[&str]| {
-        let script = format!("ulimit -v {kib}; exec \"$0\" \"$@\"");
-        let mut command = Command::new("sh");
-        command.args(["-c", &script, env!("CARGO_BIN_EXE_gable")]).args(args);
-        command.env("GABLE_THREADS", "2").output().unwrap()
-    };
     // Less than the program itself is loaded with is the system's affair.
     let least = (10..100).map(|mib| mib << 10).find(|kib| within(*kib, &["--version"]).status.success());
     let least = least.unwrap();
     let mut refused = 0;
     for kib in (least..).step_by(700).take(200) {
-        let out = within(kib, &["run", "-m", MODEL, "-n", "1", "hello"]);
+        let out = within(kib, &["run", "-t", "2", "-m", MODEL, "-n", "1", "hello"]);
         if out.status.success() {
             break;
         }

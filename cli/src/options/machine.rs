@@ -145,6 +145,9 @@ impl AccessArgs {
     #[cfg(target_os = "linux")]
     fn read_ahead(self, mut files: Vec<PathBuf>) {
         files.retain(|file| file.is_file());
+        if files.is_empty() {
+            return;
+        }
         let bytes = files
             .iter()
             .filter_map(|file| file.metadata().ok())
