@@ -88,10 +88,10 @@ def measure(args, model):
             for phase in args.phases:
                 kl = peer_divergences(peer, ids, exact, BATCH if phase == "prompt" else 1)
                 yield name, len(ids), phase, "llama.cpp", kl.mean(), np.quantile(kl, 0.99), kl.max()
-                # Token by token `precise` computes what `fast` does.
                 ways = {"fast": [], "precise": ["--numerics", "precise"],
                         "q8_0 cache": ["--numerics", "precise", "-ctk", "q8_0", "-ctv", "q8_0"]}
                 for way, flags in ways.items():
+                    # Token by token `precise` computes what `fast` does.
                     if way == "precise" and phase == "decode":
                         continue
                     said = call(args.gable, "perplexity", "-m", model, "-f", text, "--tokens", len(ids), "--whole", "--vs",

@@ -51,7 +51,7 @@ SUMMARY = f"{TEXT}\n\nThe same text in fewer words, with its own sentences:\n\n"
 SCHEMA = '{"type": "object", "properties": {"story": {"type": "string"}}, "required": ["story"]}'
 
 
-def run(args, *flags, prompt=PROMPT, affinity=None):
+def run(args, *flags, prompt=PROMPT):
     """Seconds by the clock, what was said on stderr, and the resource usage of a run."""
     command = [args.gable, "run", "-m", args.model, "--no-display-prompt", "--temp", "0", *map(str, flags), "-p", prompt]
     start = time.perf_counter()
