@@ -37,7 +37,7 @@ fn every_pass_calls_every_operation_of_every_layer() {
         let phase = found["phases"].as_array().unwrap().iter().find(|p| p["phase"] == phase).unwrap();
         assert_eq!((&phase["passes"], &phase["tokens"]), (&passes.into(), &tokens.into()));
         // The activation belongs to "W_gate W_up": one operation.
-        for name in ["W_Q W_K W_V", "rope", "into cache", "attention", "W_O", "W_gate W_up", "W_down"] {
+        for name in ["W_Q W_K W_V", "rope and cache", "attention", "W_O", "W_gate W_up", "W_down"] {
             let rows = operations(phase, name);
             assert_eq!(rows.len(), 1, "{name}: all layers have one shape");
             assert_eq!(rows[0]["calls"], passes * 30, "{name}");
@@ -86,7 +86,7 @@ fn a_table_fits_the_terminal_and_has_no_colours_in_a_pipe() {
         let widest = text.lines().map(console::measure_text_width).max().unwrap();
         assert!(widest <= width.parse().unwrap() && !text.contains('\u{1b}'), "{width}: {text}");
         for word in
-            ["prompt: 9 tokens in 1 pass", "generation: 2 tokens in 2 passes", "head norms", "post norm"]
+            ["prompt: 9 tokens in 1 pass", "generation: 2 tokens in 2 passes", "rope and cache", "post norm"]
         {
             assert!(text.contains(word), "{width}, {word}: {text}");
         }

@@ -228,6 +228,12 @@ impl<'a, T> MatMut<'a, T> {
         }
     }
 
+    /// The same elements, to be read for as long as they were to be written.
+    pub fn into_ref(self) -> MatRef<'a, T> {
+        let MatMut { data, rows, cols, stride, lifetime: _ } = self;
+        MatRef { data, rows, cols, stride, lifetime: PhantomData }
+    }
+
     /// The view that consists of these.
     ///
     /// # Safety

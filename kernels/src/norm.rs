@@ -244,7 +244,7 @@ pub(crate) fn layer_row<S: Simd>(s: S, x: &[f32], weight: &[f32], bias: &[f32], 
     }
 }
 
-fn check_eps(op: &'static str, eps: f32) -> Result<(), KernelError> {
+pub(crate) fn check_eps(op: &'static str, eps: f32) -> Result<(), KernelError> {
     if eps.is_finite() && eps >= 0.0 {
         return Ok(());
     }

@@ -288,8 +288,23 @@ impl RopeAngles {
     }
 
     /// A token's cosines, then its sines.
-    fn row(&self, i: usize) -> &[f32] {
+    pub(crate) fn row(&self, i: usize) -> &[f32] {
         &self.values[i * 2 * self.pairs..][..2 * self.pairs]
+    }
+
+    /// Which elements make a pair.
+    pub(crate) fn pairing(&self) -> RopePairing {
+        self.pairing
+    }
+
+    /// Whether they turn so many rows of heads of this size.
+    pub(crate) fn check(&self, op: &'static str, rows: usize, head_dim: usize) -> Result<(), KernelError> {
+        require(op, "angles.rows", rows, self.rows)?;
+        if head_dim < 2 * self.pairs {
+            let (expected, found) = (2 * self.pairs, head_dim);
+            return Err(KernelError::Shape { op, what: "head_dim (at least)", expected, found });
+        }
+        Ok(())
     }
 }
 
@@ -379,13 +394,11 @@ impl Kernels {
         head_dim: usize,
         x: MatMut<'_>,
     ) -> Result<(), KernelError> {
-        require("rope", "angles.rows", x.rows(), angles.rows)?;
-        let shape = |what, expected, found| Err(KernelError::Shape { op: "rope", what, expected, found });
-        if head_dim < 2 * angles.pairs {
-            return shape("head_dim (at least)", 2 * angles.pairs, head_dim);
-        }
+        const OP: &str = "rope";
+        angles.check(OP, x.rows(), head_dim)?;
         if !x.cols().is_multiple_of(head_dim) {
-            return shape("x.cols (a multiple of)", head_dim, x.cols());
+            let (expected, found) = (head_dim, x.cols());
+            return Err(KernelError::Shape { op: OP, what: "x.cols (a multiple of)", expected, found });
         }
         for_rows(team, x, |rows, mut x| {
             for (i, row) in rows.enumerate() {

@@ -4,9 +4,10 @@ mod common;
 
 use gable_kernels::attention::{
     Arithmetic, AttentionInput, AttentionParams, AttentionScratch, AttentionTap, CacheRow, CacheShape,
-    CacheType, KvCache, Mask, SequenceId,
+    CacheType, HeadSteps, KvCache, Mask, SequenceId,
 };
 use gable_kernels::reference::attention::{AttentionRow, attention_row, int8_groups};
+use gable_kernels::rope::{Rope, RopeAngles, RopePairing, RopeScaling};
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, ParallelFor, Pool, Team};
 use half::{bf16, f16};
 use proptest::prelude::*;
@@ -813,4 +814,115 @@ fn bad_arguments_are_refused_with_both_values() {
     let s = world.cache.new_sequence().unwrap();
     let error = world.append(&team, &[(s, 1, 0..11)]).unwrap_err();
     assert_eq!(text(error), "append: max_positions (at least) is 10, but 11 is needed");
+}
+
+/// A strip of columns as [`embedded`] places it.
+fn strip_mut(data: &mut [f32], rows: usize, cols: usize) -> MatMut<'_> {
+    let [_, strip, _] = MatMut::new(data, rows, cols + 7, cols + 7).unwrap().split_columns([3, cols, 4]);
+    strip
+}
+
+#[test]
+fn turning_and_appending_is_norm_rope_and_append() {
+    const POSITIONS: usize = 300;
+    let pools = [1, 2, 3].map(Pool::new);
+    for kernels in Kernels::every_available() {
+        for (head_dim, n_kv_heads, group) in [(64, 3, 3), (40, 1, 4), (32, 2, 1)] {
+            let [q_weight, k_weight] =
+                [4, 5].map(|kind| (0..head_dim).map(|i| noise(kind, 0, 0, i)).collect());
+            let (q_weight, k_weight): (Vec<f32>, Vec<f32>) = (q_weight, k_weight);
+            let rope =
+                Rope::new(RopePairing::Halves, head_dim - 8, 10000.0, RopeScaling::None, POSITIONS).unwrap();
+            let mut angles = RopeAngles::new(&rope, POSITIONS);
+            for (i, (cache_type, arithmetic)) in KINDS.into_iter().enumerate() {
+                let eps = 1e-5;
+                let angled = (i % 3 != 1).then_some(());
+                let (q_norm, k_norm) =
+                    ((i % 2 == 0).then_some(&q_weight[..]), (i % 3 != 0).then_some(&k_weight[..]));
+                let (q_cols, k_cols) = (n_kv_heads * group * head_dim, n_kv_heads * head_dim);
+                let params =
+                    AttentionParams { arithmetic, ..params(n_kv_heads * group, head_dim, Mask::Causal) };
+                let mut apart = World::new(kernels, shape(n_kv_heads, head_dim, cache_type), params);
+                let mut fused = World::new(kernels, shape(n_kv_heads, head_dim, cache_type), params);
+                let sequences = [(); 2].map(|()| {
+                    let id = apart.cache.new_sequence().unwrap();
+                    assert_eq!(fused.cache.new_sequence(), Ok(id));
+                    id
+                });
+                // Few rows, many, of one sequence and of two.
+                for (step, lengths) in [[3, 0], [0, 16], [130, 1], [64, 70], [1, 1]].into_iter().enumerate() {
+                    let mut rows = vec![];
+                    for (sequence, n) in sequences.into_iter().zip(lengths) {
+                        let from = apart.cache.len(sequence, 1).unwrap();
+                        rows.extend((from..from + n).map(|position| CacheRow { sequence, position }));
+                    }
+                    let n = rows.len();
+                    let places: Vec<u32> = rows.iter().map(|row| row.position as u32).collect();
+                    angles.set(&rope, &places).unwrap();
+                    let made = |f: fn(u64, usize, usize) -> Vec<f32>, cols| {
+                        let rows: Vec<_> =
+                            rows.iter().map(|row| f(step as u64, row.position, cols)).collect();
+                        embedded(&rows, cols)
+                    };
+                    let (mut q, mut k, v) = (made(q_row, q_cols), made(k_row, k_cols), made(v_row, k_cols));
+                    let (mut q_fused, mut k_fused) = (q.clone(), k.clone());
+                    for (norm, x, cols) in [(q_norm, &mut q, q_cols), (k_norm, &mut k, k_cols)] {
+                        if let Some(norm) = norm {
+                            kernels
+                                .rms_norm_in_place(&Team::serial(), strip_mut(x, n, cols), norm, eps)
+                                .unwrap();
+                        }
+                        if angled.is_some() {
+                            kernels.rope(&Team::serial(), &angles, head_dim, strip_mut(x, n, cols)).unwrap();
+                        }
+                    }
+                    let v = strip(&v, n, k_cols);
+                    kernels
+                        .append(&Team::serial(), &mut apart.cache, 1, &rows, strip(&k, n, k_cols), v)
+                        .unwrap();
+                    let steps = HeadSteps { q_norm, k_norm, eps, angles: angled.map(|()| &angles) };
+                    let views = [strip_mut(&mut q_fused, n, q_cols), strip_mut(&mut k_fused, n, k_cols)];
+                    pools[step % 3]
+                        .enter(|team| {
+                            kernels.turn_and_append(team, &mut fused.cache, 1, &rows, steps, views, v)
+                        })
+                        .unwrap();
+                    let q_rows: Vec<_> = (0..n).map(|i| strip(&q, n, q_cols).row(i).to_vec()).collect();
+                    let out = [&mut apart, &mut fused]
+                        .map(|world| world.attend_rows(&Team::serial(), &rows, &q_rows, None).unwrap());
+                    assert!(same_bits(&out[0], &out[1]), "{} {cache_type:?} step {step}", kernels.isa());
+                    assert!(same_bits(&[q, k], &[q_fused, k_fused]), "{} step {step}", kernels.isa());
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn heads_that_cannot_be_turned_are_refused_and_left_alone() {
+    let (kernels, team) = (Kernels::best(), Team::serial());
+    let mut world = World::new(kernels, shape(2, 32, CacheType::F16), params(4, 32, Mask::Causal));
+    let sequence = world.cache.new_sequence().unwrap();
+    let rows: Vec<_> = (0..2).map(|position| CacheRow { sequence, position }).collect();
+    let rope = Rope::new(RopePairing::Halves, 32, 10000.0, RopeScaling::None, 100).unwrap();
+    let mut angles = RopeAngles::new(&rope, 3);
+    angles.set(&rope, &[0, 1, 2]).unwrap();
+    let short = [1.0; 31];
+    let plain = HeadSteps::default();
+    let cases = [
+        (plain, 96, 64, "append: q.cols (a multiple of) is 96, but 64 is needed"),
+        (plain, 128, 32, "append: k.cols is 32, but 64 is needed"),
+        (HeadSteps { q_norm: Some(&short), ..plain }, 128, 64, "append: q_norm.len is 31, but 32 is needed"),
+        (HeadSteps { k_norm: Some(&short), ..plain }, 128, 64, "append: k_norm.len is 31, but 32 is needed"),
+        (HeadSteps { angles: Some(&angles), ..plain }, 128, 64, "append: angles.rows is 3, but 2 is needed"),
+        (HeadSteps { eps: -1.0, ..plain }, 128, 64, "append: eps is -1; allowed: finite numbers from 0 up"),
+    ];
+    for (steps, q_cols, k_cols, text) in cases {
+        let (mut q, mut k, v) = (vec![2.0; 2 * q_cols], vec![2.0; 2 * k_cols], vec![2.0; 128]);
+        let views = [MatMut::from_rows(&mut q, q_cols), MatMut::from_rows(&mut k, k_cols)];
+        let v = MatRef::from_rows(&v, 64);
+        let error = kernels.turn_and_append(&team, &mut world.cache, 1, &rows, steps, views, v).unwrap_err();
+        assert_eq!(error.to_string(), text);
+        assert!(q.iter().chain(&k).all(|x| *x == 2.0) && world.cache.len(sequence, 1) == Ok(0));
+    }
 }

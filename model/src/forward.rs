@@ -23,7 +23,7 @@ use crate::observer::{Observer, Operation, Site};
 use crate::scratch::{Parts, Scratch};
 use crate::weights::{Dense, FeedForward, Layer, Linear, Norm, WeightMatrix};
 use gable_kernels::attention::{
-    Arithmetic, AttentionInput, AttentionParams, CacheRow, KvCache, Mask, SequenceId,
+    Arithmetic, AttentionInput, AttentionParams, CacheRow, HeadSteps, KvCache, Mask, SequenceId,
 };
 use gable_kernels::gemm::{Epilogue, Factor, Phase, Product};
 use gable_kernels::quant::{Activations, Forms, QuantWeights, Remainder};
@@ -198,8 +198,7 @@ impl Pass<'_> {
         observer: &mut dyn Observer,
     ) -> Result<(), RunError> {
         let config = self.model.config();
-        let (q_dim, kv_dim, head_dim) = (config.q_dim(), config.kv_dim(), config.head_dim);
-        let strips = [0..q_dim, q_dim..q_dim + kv_dim, q_dim + kv_dim..q_dim + 2 * kv_dim];
+        let (q_dim, kv_dim) = (config.q_dim(), config.kv_dim());
         let s = scratch.parts();
 
         let forms = self.forms([&layer.q, &layer.k, &layer.v]);
@@ -214,25 +213,20 @@ impl Pass<'_> {
         let products = [product(&layer.q, &w_q, q), product(&layer.k, &w_k, k), product(&layer.v, &w_v, v)];
         self.kernels.matmul_each(self.team, self.phase, s.activations, products)?;
         observer.done(i, Operation::Qkv);
-        for (norm, strip) in [(&layer.q_norm, &strips[0]), (&layer.k_norm, &strips[1])] {
-            if let Some(norm) = norm {
-                let heads = qkv.columns(strip.clone());
-                self.kernels.rms_norm_in_place(self.team, heads, &norm.weight, config.norm_eps)?;
-                observer.done(i, Operation::HeadNorm);
-            }
-        }
-        if let Some(angles) = s.angles.for_layer(config, i) {
-            self.kernels.rope(self.team, angles, head_dim, qkv.columns(0..q_dim + kv_dim))?;
-            observer.done(i, Operation::Rope);
-        }
-        let qkv = qkv.as_ref();
-        let [q, k, v] = strips.map(|strip| qkv.columns(strip));
+        let steps = HeadSteps {
+            q_norm: layer.q_norm.as_ref().map(|norm| &norm.weight[..]),
+            k_norm: layer.k_norm.as_ref().map(|norm| &norm.weight[..]),
+            eps: config.norm_eps,
+            angles: s.angles.for_layer(config, i),
+        };
+        let [q, k, v] = qkv.reborrow().split_columns([q_dim, kv_dim, kv_dim]);
+        self.kernels.turn_and_append(self.team, cache, i, s.cache_rows, steps, [q, k], v.as_ref())?;
+        observer.done(i, Operation::Append);
+        let [q, k, v] = qkv.split_columns([q_dim, kv_dim, kv_dim]).map(MatMut::into_ref);
         self.show(observer, i, Site::Q, q);
         self.show(observer, i, Site::K, k);
         self.show(observer, i, Site::V, v);
 
-        self.kernels.append(self.team, cache, i, s.cache_rows, k, v)?;
-        observer.done(i, Operation::Append);
         let params = AttentionParams {
             n_heads: config.n_heads,
             scale: config.attention_scale,
@@ -349,9 +343,11 @@ impl Pass<'_> {
         observer.done(i, operation);
         if let Some(norm) = post_norm {
             let eps = self.model.config().norm_eps;
-            self.kernels.rms_norm_in_place(self.team, block_out.reborrow(), &norm.weight, eps)?;
-            self.kernels.add(self.team, x, block_out.as_ref())?;
+            self.kernels.rms_norm_add(self.team, block_out.as_ref(), &norm.weight, eps, x)?;
             observer.done(i, Operation::PostNorm);
+            if observer.wants(i, site) {
+                self.kernels.rms_norm_in_place(self.team, block_out.reborrow(), &norm.weight, eps)?;
+            }
         }
         self.show(observer, i, site, block_out.as_ref());
         Ok(())

@@ -61,11 +61,7 @@ pub enum Operation {
     Prepare,
     /// `W_Q`, `W_K` and `W_V`.
     Qkv,
-    /// Norms of each head's query and key.
-    HeadNorm,
-    /// Queries and keys are turned by position.
-    Rope,
-    /// Keys and values go into the cache.
+    /// Queries and keys are normalised and turned by position; keys and values go into the cache.
     Append,
     /// Scores, softmax, weighted sum of values.
     Attention,

@@ -27,12 +27,12 @@ const LEGEND: [(&str, &str); 5] = [
 ];
 
 fn class(operation: Operation) -> &'static str {
-    use Operation::{Activate, Append, Attention, AttentionOutput, Down, GateUp, HeadNorm, Norm};
+    use Operation::{Activate, Append, Attention, AttentionOutput, Down, GateUp, Norm};
     match operation {
         Operation::Qkv | AttentionOutput | GateUp | Down | Operation::Unembed => "weights",
         Attention => "attention",
-        Norm | HeadNorm | Activate | Operation::Prepare | Operation::PostNorm => "rows",
-        Operation::Rope | Append | Operation::Begin => "cache",
+        Norm | Activate | Operation::Prepare | Operation::PostNorm => "rows",
+        Append | Operation::Begin => "cache",
         _ => "outside",
     }
 }

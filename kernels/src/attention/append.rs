@@ -1,19 +1,64 @@
-//! Writing rows into pages: keys transposed, values as they are, both narrowed to the cache's type.
+//! Writing rows into pages: keys transposed, values as they are, both narrowed to the cache's type. On their way there
+//! keys, and the queries that share them, may be normalised and turned.
 
 #![allow(unsafe_code)]
 
+use super::heads::HeadSteps;
 use super::kv_cache::CacheShape;
 use super::pages::{CacheType, Float, PageId, Pages};
 use super::{CacheRow, PAGE};
 use crate::isa::Kernels;
-use crate::matrix::MatRef;
+use crate::matrix::{MatMut, MatRef};
 use crate::pool::Team;
 use crate::simd::{LANES, Simd};
+use std::ops::Range;
 
 /// Rows below which handing out parts costs more than it saves.
 const MIN_ROWS_TO_SPLIT: usize = 16;
+/// Parts per thread, so that three heads, or pages, keep two threads equally busy.
+const PARTS_PER_THREAD: usize = 4;
+/// Pages per thread from which on they are work enough to hand out.
+const PAGES_PER_THREAD: usize = 2;
 
-/// Writes row `i` of `k` and `v` to the page that `page_of(rows[i])` names.
+/// Keys to be appended.
+pub(super) enum Keys<'a> {
+    /// As they are.
+    Ready(MatRef<'a>),
+    /// Behind these steps, which queries `q` go through as well; both are changed where they are.
+    Turned { steps: HeadSteps<'a>, q: MatMut<'a>, k: MatMut<'a> },
+}
+
+impl<'a> Keys<'a> {
+    /// Rows of some of `n` heads, behind all steps.
+    ///
+    /// # Safety
+    /// The heads must be below `n`, the rows those of the batch, and nobody else may ask for any of the same rows and heads.
+    unsafe fn of_heads(
+        &self,
+        kernels: Kernels,
+        heads: Range<usize>,
+        n: usize,
+        head_dim: usize,
+        rows: Range<usize>,
+    ) -> MatRef<'a> {
+        let columns = |width: usize| heads.start * width..heads.end * width;
+        match self {
+            Keys::Ready(k) => k.columns(columns(head_dim)).row_range(rows),
+            Keys::Turned { steps, q, k } => {
+                // SAFETY: key heads and the query heads that share them are inside the views, whose widths are multiples of
+                // `n` heads, and the caller alone asks for these.
+                let (mut q, mut k) = unsafe {
+                    (q.strip(rows.clone(), columns(q.cols() / n)), k.strip(rows.clone(), columns(head_dim)))
+                };
+                steps.apply(kernels, steps.q_norm, head_dim, rows.start, &mut q);
+                steps.apply(kernels, steps.k_norm, head_dim, rows.start, &mut k);
+                k.into_ref()
+            }
+        }
+    }
+}
+
+/// Writes row `i` of the keys and of `v` to the page that `page_of(rows[i])` names.
 #[allow(clippy::too_many_arguments)]
 pub(super) fn write(
     kernels: Kernels,
@@ -22,40 +67,50 @@ pub(super) fn write(
     pages: &mut Pages,
     rows: &[CacheRow],
     page_of: &(dyn Fn(&CacheRow) -> Option<PageId> + Sync),
-    k: MatRef<'_>,
+    keys: &Keys<'_>,
     v: MatRef<'_>,
 ) {
     let CacheShape { n_kv_heads, head_dim, cache_type, .. } = *shape;
     let writer = pages.writer();
-    // Part (head, s) writes one head of every `splits`-th page, so no two parts share a head of a page.
-    let splits = if rows.len() < MIN_ROWS_TO_SPLIT { 1 } else { team.threads().div_ceil(n_kv_heads) };
-    let write_part = |head: usize, split: usize| {
-        let columns = head * head_dim..(head + 1) * head_dim;
-        let (k, v) = (k.columns(columns.clone()), v.columns(columns));
+    // A part has some heads of every `splits`-th page, so no two parts share a head of a page: whole rows, which lie together,
+    // where there are pages enough for everybody.
+    let threads = team.threads();
+    let alone = threads == 1 || rows.len() < MIN_ROWS_TO_SPLIT;
+    let whole_rows = alone || rows.len() >= PAGES_PER_THREAD * threads * PAGE;
+    let head_parts = if whole_rows { 1 } else { n_kv_heads };
+    let splits = if alone { 1 } else { (PARTS_PER_THREAD * threads).div_ceil(head_parts) };
+    let write_part = |part: usize| {
+        let (split, head) = (part / head_parts, part % head_parts);
+        let heads = if whole_rows { 0..n_kv_heads } else { head..head + 1 };
         let mut i = 0;
         while i < rows.len() {
             let n = run_length(&rows[i..]);
             if let Some(page) = page_of(&rows[i]).filter(|page| page.index() % splits == split) {
-                let (k, v, at) = (k.row_range(i..i + n), v.row_range(i..i + n), rows[i].position % PAGE);
-                // SAFETY: this part alone handles this head and this page; after `make_room` a page belongs to one
-                // sequence; both slices end before the next run.
-                unsafe {
-                    match cache_type {
-                        CacheType::F32 => {
-                            let (keys, values) = writer.head(page, head);
-                            kernels.table.cache_rows_f32(k, v, at, keys, values);
-                        }
-                        CacheType::F16 => {
-                            let (keys, values) = writer.head(page, head);
-                            kernels.table.cache_rows_f16(k, v, at, keys, values);
-                        }
-                        CacheType::Bf16 => {
-                            let (keys, values) = writer.head(page, head);
-                            kernels.table.cache_rows_bf16(k, v, at, keys, values);
-                        }
-                        CacheType::Q8_0 => {
-                            let (keys, values) = writer.head(page, head);
-                            kernels.table.cache_rows_q8(k, v, at, keys, values);
+                let (run, at) = (i..i + n, rows[i].position % PAGE);
+                // SAFETY: this part alone handles these heads of this page, and a row has one page.
+                let k = unsafe { keys.of_heads(kernels, heads.clone(), n_kv_heads, head_dim, run.clone()) };
+                for (j, head) in heads.clone().enumerate() {
+                    let k = k.columns(j * head_dim..(j + 1) * head_dim);
+                    let v = v.columns(head * head_dim..(head + 1) * head_dim).row_range(run.clone());
+                    // SAFETY: as above; after `make_room` a page belongs to one sequence; both slices end before the next head.
+                    unsafe {
+                        match cache_type {
+                            CacheType::F32 => {
+                                let (keys, values) = writer.head(page, head);
+                                kernels.table.cache_rows_f32(k, v, at, keys, values);
+                            }
+                            CacheType::F16 => {
+                                let (keys, values) = writer.head(page, head);
+                                kernels.table.cache_rows_f16(k, v, at, keys, values);
+                            }
+                            CacheType::Bf16 => {
+                                let (keys, values) = writer.head(page, head);
+                                kernels.table.cache_rows_bf16(k, v, at, keys, values);
+                            }
+                            CacheType::Q8_0 => {
+                                let (keys, values) = writer.head(page, head);
+                                kernels.table.cache_rows_q8(k, v, at, keys, values);
+                            }
                         }
                     }
                 }
@@ -63,10 +118,10 @@ pub(super) fn write(
             i += n;
         }
     };
-    if rows.len() < MIN_ROWS_TO_SPLIT {
-        (0..n_kv_heads).for_each(|head| write_part(head, 0));
+    if alone {
+        write_part(0);
     } else {
-        team.run(n_kv_heads * splits, &|part| write_part(part % n_kv_heads, part / n_kv_heads));
+        team.run(head_parts * splits, &write_part);
     }
 }
 

@@ -30,6 +30,7 @@
 //! fed whole, in pieces or token by token, by one thread or seven, alone or in a batch, gives the same.
 
 mod append;
+mod heads;
 pub(crate) mod int8;
 mod kv_cache;
 pub(crate) mod leaf;
@@ -41,6 +42,7 @@ mod tile;
 mod transfer;
 
 pub(crate) use append::rows as cache_rows;
+pub use heads::HeadSteps;
 pub use kv_cache::{CacheShape, KvCache, SequenceId};
 pub use pages::CacheType;
 pub use plan::AttentionScratch;
