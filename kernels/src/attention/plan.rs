@@ -300,6 +300,7 @@ pub(super) fn run(
     }
     for_units(team, slots, most_units, |unit, slot| {
         let (tile_chunk, block) = (unit / blocks, unit % blocks);
+        let tile = job.tile_of(tile_chunk);
         let slot = &mut slot_shape.cut(slot);
         // The next unit but those that the other threads take meanwhile.
         let next = unit + threads;
@@ -307,9 +308,8 @@ pub(super) fn run(
         {
             // SAFETY: each unit is handed out once, and its row is its own until its chunk is counted as done.
             let mut partial = unsafe { partials.strip(unit..unit + 1, 0..cols) };
-            job.one_chunk((tile_chunk, block), then, slot, partial.row_mut(0));
+            job.one_chunk(&job.tiles[tile], (tile_chunk, block), then, slot, partial.row_mut(0));
         }
-        let tile = job.tile_of(tile_chunk);
         // Release: our chunk is there for whoever merges. Acquire: the others' are there for us.
         if pending[tile * blocks + block].fetch_sub(1, Ordering::AcqRel) > 1 {
             return;
@@ -445,12 +445,12 @@ impl<'a> Job<'a> {
     /// One chunk of a unit, into a partial result.
     fn one_chunk(
         &self,
+        tile: &Tile,
         (tile_chunk, block): (usize, usize),
         then: Option<(PageId, usize)>,
         slot: &mut Slot<'_>,
         partial: &mut [f32],
     ) {
-        let tile = &self.tiles[self.tile_of(tile_chunk)];
         let padded = padded(self.input.cache.shape().head_dim);
         let n = tile.rows.len() * self.heads(block).1.len();
         let (output, rest) = partial.split_at_mut(n * padded);

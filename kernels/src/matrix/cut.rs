@@ -65,26 +65,6 @@ pub fn for_rows<R: Rows>(team: &Team<'_>, rows: R, f: impl Fn(Range<usize>, R) +
     });
 }
 
-/// Runs `f(rows, columns, part)` on disjoint parts of a matrix that together are the whole, spread over the team: bands of rows
-/// or, where there are fewer of them than threads, wide rows in strips of whole cache lines.
-pub(crate) fn for_elements(
-    team: &Team<'_>,
-    x: MatMut<'_>,
-    f: impl Fn(Range<usize>, Range<usize>, MatMut<'_>) + Sync,
-) {
-    /// What is worth a thread of its own.
-    const WIDE: usize = 4096;
-    let (rows, cols) = (x.rows(), x.cols());
-    let strips = (team.threads() / rows.max(1)).min(cols / WIDE).max(1);
-    let bands = team.threads().min(rows);
-    team.run(bands * strips, &|i| {
-        let rows = part_range(rows, 1, bands, i / strips);
-        let cols = part_range(cols, ALIGN / size_of::<f32>(), strips, i % strips);
-        // SAFETY: `part_range` gives disjoint ranges within the rows and within the columns, each part runs once.
-        f(rows.clone(), cols.clone(), unsafe { x.strip(rows, cols) });
-    });
-}
-
 /// Mutable things that consist of columns and can be cut between them: a matrix, or a pair of such things with equally
 /// many columns.
 pub trait Columns: Sync + Sized {
@@ -147,6 +127,24 @@ pub fn for_columns<C: Columns, const N: usize>(
             first = end;
         }
     });
+}
+
+/// Runs `f(rows, columns, part)` on disjoint parts of a matrix that together are the whole, spread over the team: bands of rows
+/// or, where there are fewer of them than threads, wide rows in strips of whole cache lines.
+pub(crate) fn for_elements(
+    team: &Team<'_>,
+    x: MatMut<'_>,
+    f: impl Fn(Range<usize>, Range<usize>, MatMut<'_>) + Sync,
+) {
+    /// What is worth a thread of its own.
+    const WIDE: usize = 4096;
+    let (rows, cols) = (x.rows(), x.cols());
+    let strips = team.threads().min(cols / WIDE);
+    if strips > rows {
+        let line = ALIGN / size_of::<f32>();
+        return for_columns(team, [x], line, strips, |_, cols, part| f(0..rows, cols, part));
+    }
+    for_rows(team, x, |rows, part| f(rows, 0..cols, part));
 }
 
 /// Calls `f(unit, slot)` for every unit, each thread with a slot of its own, a row of `slots`; units go to whoever is

@@ -13,11 +13,13 @@ use super::Format;
 pub(super) const LANES: usize = 16;
 pub(super) type Lanes = [f32; LANES];
 
+/// 1.5 2^23: adding it to a smaller float leaves no place for a fraction.
+const NO_FRACTION: f32 = 12_582_912.0;
+
 /// The integer in `low..=high` nearest to `x`, ties to even; `low` for a NaN.
 #[inline(always)]
 pub(super) fn nearest(x: f32, low: f32, high: f32) -> f32 {
-    // Adding and taking away 1.5 2^23 leaves no place for a fraction. Written as selections, which are one instruction.
-    const NO_FRACTION: f32 = 12_582_912.0;
+    // Written as selections, which are one instruction.
     let x = if x > low { x } else { low };
     let x = if x < high { x } else { high };
     (x + NO_FRACTION) - NO_FRACTION
@@ -70,7 +72,6 @@ impl Levels for Nonlinear {
     fn nearest(self, x: f32) -> f32 {
         // Halfway between two levels are multiples of a half, so the number of whole halves below x tells the level.
         // It stands in the low bits of a float that has no place for a fraction.
-        const NO_FRACTION: f32 = 12_582_912.0;
         let halves = 2.0 * x - 0.5;
         let halves = if halves > -256.0 { halves } else { -256.0 };
         let halves = if halves < 255.0 { halves } else { 255.0 };
