@@ -22,15 +22,15 @@
 use super::append::Keys;
 use super::pages::{CacheType, Element, Float, PageId, Pages};
 use super::pairs::HeadPage;
-use super::{CacheRow, HeadSteps, PAGE, append};
+use super::{CacheRow, PAGE, append};
 use crate::error::KernelError;
 use crate::isa::Kernels;
-use crate::matrix::{MatMut, MatRef};
+use crate::matrix::MatRef;
 use crate::pool::Team;
 use crate::rowwise::require;
 
 /// What errors call it.
-const APPEND: &str = "append";
+pub(super) const APPEND: &str = "append";
 
 /// Which sequence of a [`KvCache`]. Ids of ended sequences are recognised and refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -442,7 +442,7 @@ fn filled<T: Clone>(what: &'static str, len: usize, value: T) -> Result<Vec<T>, 
 }
 
 /// Whether keys of this extent, and values, are those of the rows.
-fn check_extents(
+pub(super) fn check_extents(
     cache: &KvCache,
     rows: &[CacheRow],
     (k_rows, k_cols): (usize, usize),
@@ -480,61 +480,8 @@ impl Kernels {
         self.append_keys(team, cache, layer, rows, &Keys::Ready(k), v)
     }
 
-    /// Normalises and turns the heads of queries and keys, in place, and appends keys and values: all that happens to a
-    /// row between its projection and attention, while it is in the first-level cache.
-    ///
-    /// The same bits as [`Kernels::rms_norm_in_place`] of `q` and `k` with the norms that there are, [`Kernels::rope`] of both
-    /// and [`Kernels::append`].
-    ///
-    /// **Shapes**: `q` is `rows.len() x (n_heads * head_dim)`, `n_heads` a multiple of the cache's; `steps` has a row of angles
-    /// per row. **Everything else** as for those three.
-    ///
-    /// # Errors
-    /// Theirs. Cache, queries and keys are unchanged then.
-    ///
-    /// ```
-    /// use gable_kernels::attention::{CacheRow, CacheShape, CacheType, HeadSteps, KvCache};
-    /// use gable_kernels::{Kernels, MatMut, MatRef, Team, rope::*};
-    /// let mut cache = KvCache::new(CacheShape {
-    ///     n_layers: 1, n_kv_heads: 1, head_dim: 8, cache_type: CacheType::F32,
-    ///     max_positions: 64, max_sequences: 1, max_pages: 1,
-    /// })?;
-    /// let rows = [CacheRow { sequence: cache.new_sequence()?, position: 0 }];
-    /// let rope = Rope::new(RopePairing::Halves, 8, 10000.0, RopeScaling::None, 64)?;
-    /// let mut angles = RopeAngles::new(&rope, 1);
-    /// angles.set(&rope, &[0])?;
-    /// let steps = HeadSteps { k_norm: Some(&[1.0; 8]), angles: Some(&angles), ..HeadSteps::default() };
-    /// let (mut q, mut k) = ([3.0; 16], [3.0; 8]);
-    /// let (q_view, k_view) = (MatMut::from_rows(&mut q, 16), MatMut::from_rows(&mut k, 8));
-    /// let v = MatRef::from_rows(&[5.0; 8], 8);
-    /// Kernels::best().turn_and_append(&Team::serial(), &mut cache, 0, &rows, steps, [q_view, k_view], v)?;
-    /// assert_eq!((q, k), ([3.0; 16], [1.0; 8])); // position 0 does not turn
-    /// # Ok::<(), gable_kernels::KernelError>(())
-    /// ```
-    #[expect(clippy::too_many_arguments, reason = "those of append, and what becomes of them before")]
-    pub fn turn_and_append(
-        self,
-        team: &Team<'_>,
-        cache: &mut KvCache,
-        layer: usize,
-        rows: &[CacheRow],
-        steps: HeadSteps<'_>,
-        [q, k]: [MatMut<'_>; 2],
-        v: MatRef<'_>,
-    ) -> Result<(), KernelError> {
-        let CacheShape { n_kv_heads, head_dim, .. } = cache.shape;
-        check_extents(cache, rows, (k.rows(), k.cols()), v)?;
-        require(APPEND, "q.rows", rows.len(), q.rows())?;
-        if !q.cols().is_multiple_of(n_kv_heads * head_dim) {
-            let (expected, found) = (n_kv_heads * head_dim, q.cols());
-            return Err(KernelError::Shape { op: APPEND, what: "q.cols (a multiple of)", expected, found });
-        }
-        steps.check(APPEND, rows.len(), head_dim)?;
-        self.append_keys(team, cache, layer, rows, &Keys::Turned { steps, q, k }, v)
-    }
-
     /// Appends to a layer what has been checked.
-    fn append_keys(
+    pub(super) fn append_keys(
         self,
         team: &Team<'_>,
         cache: &mut KvCache,
