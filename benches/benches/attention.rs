@@ -1,5 +1,5 @@
 //! Attention of real layers on every instruction set: prompts in operations per second (of the causal half), generation
-//! in bytes of cache per second over more layers than any cache holds.
+//! in bytes of cache per second over more layers than any cache holds. Prompts once more with a tap.
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 use gable_benches::attention::Problem;
@@ -46,5 +46,27 @@ fn decode(c: &mut Criterion) {
     run(c, "attention-decode", DECODES, true);
 }
 
-criterion_group!(benches, prompt, decode);
+/// What it costs to be looked at: not at all, by somebody who wants no head, by somebody who wants one, or all.
+fn tap(c: &mut Criterion) {
+    let (kernels, options) = (Kernels::best(), Options::for_benches());
+    for &(model, n_heads, n_kv_heads, head_dim, depth) in PROMPTS {
+        let (rows, cache_type, arithmetic) = (depth, CacheType::F16, Arithmetic::fastest(kernels));
+        let problem =
+            Problem { n_heads, n_kv_heads, head_dim, depth, rows, window: None, cache_type, arithmetic };
+        let mut group = c.benchmark_group(format!("attention-tap/{model}"));
+        group.throughput(Throughput::Elements(problem.operations() as u64));
+        group.bench_function("off", |b| {
+            let mut candidate = problem.candidate(0, &options).expect("fits");
+            b.iter(|| (candidate.run)());
+        });
+        for heads in [0, 1, n_heads] {
+            group.bench_function(BenchmarkId::new("heads", heads), |b| {
+                let mut candidate = problem.tapped(heads, &options).expect("fits");
+                b.iter(|| (candidate.run)());
+            });
+        }
+    }
+}
+
+criterion_group!(benches, prompt, decode, tap);
 criterion_main!(benches);

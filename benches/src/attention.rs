@@ -3,8 +3,8 @@
 use crate::options::Options;
 use crate::timing::{Candidate, filled};
 use gable_kernels::attention::{
-    Arithmetic, AttentionInput, AttentionParams, AttentionScratch, CacheRow, CacheShape, CacheType, KvCache,
-    Mask,
+    Arithmetic, AttentionInput, AttentionParams, AttentionScratch, AttentionTap, CacheRow, CacheShape,
+    CacheType, KvCache, Mask,
 };
 use gable_kernels::reference::attention::attention_row;
 use gable_kernels::{KernelError, Kernels, MatMut, MatRef, Pool};
@@ -54,7 +54,23 @@ impl Problem {
         let mut layer = 0;
         Ok(Candidate::new("gable", move || {
             layer = (layer + 1) % n_layers;
-            ready.run(layer).expect("shapes fit");
+            ready.run(layer, None).expect("shapes fit");
+        }))
+    }
+
+    /// The same over one layer, with a tap on the weights of the first `heads` heads; on none, it costs what it costs to look
+    /// whether anybody wants them.
+    ///
+    /// # Errors
+    /// As [`Problem::candidate`].
+    pub fn tapped(&self, heads: usize, options: &Options) -> Result<Candidate, KernelError> {
+        let mut ready = Ready::new(*self, 1, options)?;
+        let Problem { depth, rows, .. } = *self;
+        let mut weights = vec![0.0; rows * heads * depth];
+        Ok(Candidate::new("tapped", move || {
+            let weights = (heads > 0).then(|| MatMut::from_rows(&mut weights, depth));
+            let mut tap = AttentionTap { rows: 0..rows, heads: 0..heads, scores: None, weights };
+            ready.run(0, Some(&mut tap)).expect("shapes fit");
         }))
     }
 
@@ -65,7 +81,7 @@ impl Problem {
     /// As [`Problem::candidate`].
     pub fn error(&self, options: &Options) -> Result<f64, KernelError> {
         let mut ready = Ready::new(*self, 1, options)?;
-        ready.run(0)?;
+        ready.run(0, None)?;
         let Problem { n_heads, n_kv_heads, head_dim, depth, rows, window, .. } = *self;
         let visible = depth.saturating_sub(window.unwrap_or(depth))..depth;
         let row = (rows - 1) * n_heads * head_dim..;
@@ -137,13 +153,13 @@ impl Ready {
     }
 
     /// Attention of one layer.
-    fn run(&mut self, layer: usize) -> Result<(), KernelError> {
+    fn run(&mut self, layer: usize, tap: Option<&mut AttentionTap<'_>>) -> Result<(), KernelError> {
         let Problem { n_heads, head_dim, depth, rows, .. } = self.problem;
         let q = MatRef::from_rows(&self.q, n_heads * head_dim);
         let rows = &self.places[depth - rows..];
         let input = AttentionInput { q, cache: &self.cache, layer, rows, bias: None };
         let out = MatMut::from_rows(&mut self.out, n_heads * head_dim);
         let kernels = self.kernels;
-        self.pool.enter(|team| kernels.attention(team, input, &self.params, out, &mut self.scratch, None))
+        self.pool.enter(|team| kernels.attention(team, input, &self.params, out, &mut self.scratch, tap))
     }
 }
