@@ -19,7 +19,7 @@ use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::mutant::mutant;
 use crate::quant::blocks::{self, Block, SPAN};
-use crate::quant::{Format, Groups, dequantize_row, half_group_at};
+use crate::quant::{Format, GROUP, Groups, dequantize_row};
 use crate::simd::{LANES, Simd};
 use std::ops::Range;
 
@@ -276,41 +276,27 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
             for i in 0..remainders.len().div_ceil(mr) {
                 let rows = tile_rows(i, remainders.len(), mr);
                 let a = int8_rows(job, groups, out.rows() + rows.start, from, B::SUB);
-                let mut end = 0;
-                // SAFETY: the rows have the chunk's sub-blocks.
-                while let Some(subs) = unsafe { next_subs(&a, rows.len(), B::SUB, end..view.subs) } {
-                    end = subs.end;
-                    let view = Int8Panel { first: subs.start, subs: subs.len(), ..view };
-                    let c = gather(&mut copy, out, &remainders[rows.clone()], cols.clone(), nr);
+                let mut kept = job.x.kept(rows.clone(), from / GROUP..to.div_ceil(GROUP));
+                if kept == 0 {
+                    continue;
+                }
+                let c = gather(&mut copy, out, &remainders[rows.clone()], cols.clone(), nr);
+                while kept != 0 {
+                    // The first groups that are kept, up to the next that are not: most rows have an outlier in a group or two.
+                    let start = kept.trailing_zeros();
+                    let end = start + (kept >> start).trailing_ones();
+                    kept &= u32::MAX.checked_shl(end).unwrap_or(0);
+                    let [first, end] = [start, end].map(|group| group as usize * GROUP / B::SUB);
+                    let view = Int8Panel { first, subs: end - first, ..view };
                     for_mr!(rows.len(), mr, |ROWS| {
                         // SAFETY: as above, of the rows behind those of x.
                         unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
                     });
-                    scatter(&copy, out, &remainders[rows.clone()], cols.clone(), nr);
                 }
+                scatter(&copy, out, &remainders[rows.clone()], cols.clone(), nr);
             }
         }
     }
-}
-
-/// The first of `subs` in which some of the `rows` second terms are not zeros, and those behind it up to the next in which
-/// all are: most rows have an outlier in a group or two, and zeros need not be added.
-///
-/// # Safety
-/// `a` must be of as many rows, of the sub-blocks `subs` of `size` values.
-#[inline(always)]
-unsafe fn next_subs(a: &Int8Rows, rows: usize, size: usize, subs: Range<usize>) -> Option<Range<usize>> {
-    let zeros = |sub: usize| {
-        let mut halves = sub * size / 16..(sub + 1) * size / 16;
-        halves.all(|half| {
-            let q = a.q.wrapping_add(half_group_at(half / 2, half % 2));
-            // SAFETY: sixteen values of one of the rows.
-            (0..rows).all(|i| unsafe { q.add(i * a.q_stride).cast::<u128>().read_unaligned() } == 0)
-        })
-    };
-    let end = subs.end;
-    let start = subs.into_iter().find(|&sub| !zeros(sub))?;
-    Some(start..(start..end).find(|&sub| zeros(sub)).unwrap_or(end))
 }
 
 /// Which of `rows` rows tile `i` has, of as few tiles of up to `mr` rows as there can be: as many as any other, or one

@@ -15,7 +15,11 @@ use super::{Forms, Remainder};
 use crate::error::KernelError;
 use crate::matrix::{MatMut, MatRef};
 use crate::memory::{Buffer, zeros};
+use crate::mutant::mutant;
+use std::ops::Range;
 
+/// Bits of a word.
+pub(super) const BITS: usize = u32::BITS as usize;
 /// What the memory is for.
 const WHAT: &str = "the activations of a batch";
 
@@ -36,6 +40,9 @@ pub struct Activations {
     pub(super) outlier: Vec<u8>,
     /// The rows whose remainder is kept, in order; the i-th behind the rows.
     pub(super) remainders: Vec<u32>,
+    /// Of each remainder a bit for each group of 32: whether it is kept, or zeros. `[remainders][kept_stride]`
+    pub(super) kept: Buffer<u32>,
+    pub(super) kept_stride: usize,
     /// Groups of 32.
     pub(crate) by32: Groups,
     /// The same for halves of groups: see [`Forms::halves`].
@@ -44,6 +51,11 @@ pub struct Activations {
 
 fn stride_of(k: usize) -> usize {
     k.next_multiple_of(STRIPE) + 64
+}
+
+/// Words with a bit for each group of a row.
+fn words_of(k: usize) -> usize {
+    groups_of(k).div_ceil(BITS)
 }
 
 impl Activations {
@@ -77,6 +89,8 @@ impl Activations {
             bf16: zeros(WHAT, if forms.bf16 { len } else { 0 })?,
             outlier: vec![0; max_rows],
             remainders: Vec::with_capacity(max_rows),
+            kept: zeros(WHAT, int8_rows.saturating_sub(max_rows).saturating_mul(words_of(max_k)))?,
+            kept_stride: 0,
             by32: Groups::with_capacity(groups, second)?,
             by16: Groups::with_capacity(halves.saturating_mul(groups), halves.saturating_mul(second))?,
         })
@@ -101,6 +115,7 @@ impl Activations {
         }
         (self.rows, self.k, self.stride, self.made) = (rows, k, stride_of(k), Forms::EXACT);
         self.remainders.clear();
+        self.kept_stride = words_of(k);
         self.by32.stride = groups_of(k);
         self.by16.stride = 2 * groups_of(k);
         for row in self.f32[..rows * self.stride].chunks_mut(self.stride.max(1)) {
@@ -152,7 +167,7 @@ impl Activations {
         self.k.next_multiple_of(STRIPE)
     }
 
-    /// Notes which rows are kept in two terms.
+    /// Notes which rows are kept in two terms; which of their groups, if not all, is seen when these are made.
     pub(super) fn keep_remainders(&mut self, remainder: Remainder) {
         let outlier = &self.outlier;
         let wanted = |i: &usize| match remainder {
@@ -162,12 +177,25 @@ impl Activations {
         };
         self.remainders.clear();
         self.remainders.extend((0..self.rows).filter(wanted).filter_map(|i| u32::try_from(i).ok()));
+        if remainder == Remainder::All {
+            self.kept[..self.remainders.len() * self.kept_stride].fill(u32::MAX);
+        }
     }
 
     /// The rows whose remainder is kept, in order; the i-th remainder is int8 row `rows() + i`.
     #[inline(always)]
     pub(crate) fn remainders(&self) -> &[u32] {
         &self.remainders
+    }
+
+    /// Which of `groups`, at most as many as a word has bits and in one word, are kept in any of these remainders: a bit each.
+    #[inline(always)]
+    pub(crate) fn kept(&self, remainders: Range<usize>, groups: Range<usize>) -> u32 {
+        let (word, first) = (groups.start / BITS, groups.start % BITS);
+        assert!(!groups.is_empty() && first + groups.len() <= BITS);
+        let seen = if mutant("second terms where the first row has some") { 1 } else { remainders.len() };
+        let any = remainders.take(seen).fold(0, |any, i| any | self.kept[i * self.kept_stride + word]);
+        any >> first & u32::MAX >> (BITS - groups.len())
     }
 
     /// Values from one row to the next.

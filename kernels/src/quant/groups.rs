@@ -155,6 +155,11 @@ pub(crate) fn factor_at(size: usize, group: usize) -> usize {
     group / per_span * 2 * per_span + group % per_span
 }
 
+/// The scales of the groups of a row of `k` values.
+pub(super) fn scales(factors: &[f32], k: usize) -> impl Iterator<Item = f32> + Clone {
+    (0..k / GROUP).map(|g| factors[factor_at(GROUP, g)])
+}
+
 /// Where the sixteen values of half `half` of group `g` begin in an int8 row.
 #[inline(always)]
 pub(crate) fn half_group_at(g: usize, half: usize) -> usize {

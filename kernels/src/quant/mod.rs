@@ -18,7 +18,7 @@ pub use forms::{Forms, Remainder};
 pub use quantize::quantize_weights;
 pub use weights::QuantWeights;
 
-pub(crate) use groups::{FINER_BITS, Groups, factor_at, half_group_at};
+pub(crate) use groups::{FINER_BITS, GROUP, Groups, factor_at, half_group_at};
 pub(crate) use int8_row::{QuantizedRow, quantize_remainder, quantize_row};
 pub(crate) use prepare::to_bf16_row;
 pub(crate) use rows::{dequantize_row, embed};

@@ -2,7 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::groups::{GROUP, GroupsMut};
+use super::activations::BITS;
+use super::groups::{GROUP, GroupsMut, scales};
 use super::int8_row::QuantizedRow;
 use super::{Activations, Format, Forms, Remainder};
 use crate::error::KernelError;
@@ -170,7 +171,7 @@ impl Kernels {
                     out.outlier.row_mut(i)[0] = u8::from(first.has_outlier);
                     if both {
                         let second = &mut out.second.row(i);
-                        self.table.quantize_remainder(x, first.q, first.by32.factors, 0.0, second);
+                        self.table.quantize_remainder(x, first.q, first.by32.factors, true, second);
                     }
                 }
             }
@@ -194,18 +195,30 @@ impl Kernels {
         a: &mut Activations,
         forms: Forms,
     ) -> Result<(), KernelError> {
-        let remainders = std::mem::take(&mut a.remainders);
+        let (remainders, mut kept) = (std::mem::take(&mut a.remainders), std::mem::take(&mut a.kept));
+        let bits = MatMut::new(&mut kept, remainders.len(), a.kept_stride, a.kept_stride)?;
+        let k = a.k;
         let Prepared { f32, first, second, .. } = a.views(forms, remainders.len(), true)?;
         let (x, q, factors) = (f32.as_ref(), first.q.as_ref(), first.by32.factors.as_ref());
-        for_rows(team, second, |range, mut second| {
+        for_rows(team, (second, bits), |range, (mut second, mut bits)| {
             for (i, row) in remainders[range].iter().enumerate() {
                 let row = *row as usize;
                 let (x, q, factors) = (x.row(row), q.row(row), factors.row(row));
-                self.table.quantize_remainder(x, q, factors, Remainder::LEAST, &mut second.row(i));
+                self.table.quantize_remainder(x, q, factors, false, &mut second.row(i));
+                note_kept(scales(factors, k), bits.row_mut(i));
             }
         });
-        a.remainders = remainders;
+        (a.remainders, a.kept) = (remainders, kept);
         Ok(())
+    }
+}
+
+/// Sets the bits of the groups that [`Remainder::keeps`], by their scales.
+fn note_kept(scales: impl Iterator<Item = f32> + Clone, bits: &mut [u32]) {
+    let largest = scales.clone().fold(0.0, f32::max);
+    bits.fill(0);
+    for (g, _) in scales.enumerate().filter(|(_, scale)| Remainder::keeps(*scale, largest)) {
+        bits[g / BITS] |= 1 << (g % BITS);
     }
 }
 
