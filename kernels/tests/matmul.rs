@@ -512,8 +512,10 @@ fn what_one_value_dominates_is_kept_in_two_terms_and_nothing_else() {
         let dominated = [1, 4, 5, 8];
         for row in dominated {
             let x = &mut problem.x[row * problem.k..][..problem.k];
-            // Numbers that one term holds exactly, but for groups 0 and 3; in row 8 others too, which no second term is made of.
-            for (g, x) in x.chunks_exact_mut(GROUP).enumerate().filter(|(g, _)| ![0, 3].contains(g)) {
+            // Numbers that one term holds exactly, but for two groups, others in each row; in row 8 a third, which no second
+            // term is made of.
+            let outliers = [row, row + 3];
+            for (g, x) in x.chunks_exact_mut(GROUP).enumerate().filter(|(g, _)| !outliers.contains(g)) {
                 if row == 8 && g == 5 {
                     continue;
                 }
@@ -521,10 +523,11 @@ fn what_one_value_dominates_is_kept_in_two_terms_and_nothing_else() {
                 x[row] = 127.0 / 128.0;
             }
             // 9 of 12.25 parts of the sum of squares, as against the half that it takes, and half of that value.
-            x[row] = 0.0;
+            let [largest, half] = outliers.map(|g| g * GROUP + row);
+            x[largest] = 0.0;
             let rest: f32 = x.iter().map(|x| x * x).sum();
-            x[row] = -(9.0 * rest).sqrt();
-            x[3 * GROUP + row] = -0.5 * x[row];
+            x[largest] = -(9.0 * rest).sqrt();
+            x[half] = -0.5 * x[largest];
         }
         for kernels in Kernels::every_available() {
             for phase in PHASES {

@@ -289,7 +289,7 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
 }
 
 /// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups of a finer scale. Groups that a
-/// row with an outlier does not [keep](Remainder::keeps) get zeros, unless `all` are wanted.
+/// row with an outlier [leaves out](Remainder::leaves_out) get zeros, unless `all` are wanted.
 #[inline(always)]
 pub(crate) fn quantize_remainder<S: Simd>(
     s: S,
@@ -311,7 +311,7 @@ pub(crate) fn quantize_remainder<S: Simd>(
         }
         for g in 0..4 * stripes {
             let scale = factors[factor_at(GROUP, at / GROUP + g)];
-            let (minus_scale, kept) = (s.splat(-scale), Remainder::keeps(scale, largest));
+            let (minus_scale, kept) = (s.splat(-scale), !Remainder::leaves_out(scale, largest));
             for half in 0..2 {
                 let from = g * GROUP + half * LANES;
                 // SAFETY: half a group of x, of its integers and of the chunk.

@@ -213,11 +213,11 @@ impl Kernels {
     }
 }
 
-/// Sets the bits of the groups that [`Remainder::keeps`], by their scales.
+/// Sets the bits of the groups that a row with an outlier does not [leave out](Remainder::leaves_out), by their scales.
 fn note_kept(scales: impl Iterator<Item = f32> + Clone, bits: &mut [u32]) {
     let largest = scales.clone().fold(0.0, f32::max);
     bits.fill(0);
-    for (g, _) in scales.enumerate().filter(|(_, scale)| Remainder::keeps(*scale, largest)) {
+    for (g, _) in scales.enumerate().filter(|(_, scale)| !Remainder::leaves_out(*scale, largest)) {
         bits[g / BITS] |= 1 << (g % BITS);
     }
 }
