@@ -193,6 +193,12 @@ impl<'a, T> MatMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.data.add(i * self.stride), self.cols) }
     }
 
+    /// Where its last element is: what is asked for ahead should not lie behind it.
+    pub(crate) fn last_element(&self) -> *const u8 {
+        let last = (self.rows.max(1) - 1) * self.stride + self.cols.max(1) - 1;
+        self.data.wrapping_add(last).cast()
+    }
+
     /// Its rows, each for itself.
     pub(crate) fn into_rows(self) -> impl Iterator<Item = &'a mut [T]> {
         (0..self.rows).map(move |i| {

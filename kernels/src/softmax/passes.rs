@@ -111,13 +111,14 @@ fn exp_rest<S: Simd, const MASKED: bool, const STORE: bool>(
 }
 
 /// Pass 3 of `before`, pass 2 of `x` and pass 1 of `behind`, at once if they are equally long and there are registers for
-/// it: the sum, and the maximum.
+/// it: the sum, and the maximum. Asks for what lies [`AHEAD`], but for nothing behind `end`.
 #[inline(always)]
 fn step<S: Simd>(
     s: S,
     (before, factor): (&mut [f32], f32),
     x: &mut [f32],
     behind: &[f32],
+    end: *const u8,
     (terms, m): (Terms<false>, f32),
 ) -> (f32, f32) {
     if S::REGISTERS < 32 || before.len() != x.len() || behind.len() != x.len() {
@@ -133,6 +134,8 @@ fn step<S: Simd>(
     // A positive scale changes nothing about which is the largest, and neither does it behind the rounding.
     let mut largest = s.splat(f32::NEG_INFINITY);
     for ((before, x), behind) in before.iter_mut().zip(x).zip(behind) {
+        let line = behind.as_ptr().cast::<u8>();
+        s.prefetch_far(line.wrapping_add(AHEAD).min(end));
         largest = s.max(load(s, behind), largest);
         let y = s.mul(load(s, before), s.splat(factor));
         let e = terms.exp(s, load(s, x), zero, m);
@@ -148,10 +151,16 @@ fn step<S: Simd>(
     (s.sum(sum), s.max_lane(largest) * terms.0)
 }
 
+/// How many bytes ahead of the first pass lines are asked for. The arithmetic of three passes is too long for the CPU to do so
+/// early enough by itself: from memory, two cores of a Zen 5 machine go through 137 instead of 58 GB/s.
+const AHEAD: usize = 8192;
+
 /// Leaf: softmax of rows of one chunk, without a mask and with a positive scale.
 #[inline(always)]
 pub(crate) fn rows<S: Simd>(s: S, x: MatMut<'_>, scale: f32) {
     let terms = Terms::<false>(scale);
+    // Behind it lies what another thread writes, whose lines would be taken from it.
+    let end = x.last_element();
     let mut rows = x.into_rows();
     let Some(mut row) = rows.next() else { return };
     let mut m = max(s, row, &[], terms);
@@ -159,7 +168,7 @@ pub(crate) fn rows<S: Simd>(s: S, x: MatMut<'_>, scale: f32) {
     loop {
         let next = rows.next();
         let behind = next.as_deref().unwrap_or_default();
-        let (sum, next_m) = step(s, (before, factor), row, behind, (terms, m));
+        let (sum, next_m) = step(s, (before, factor), row, behind, end, (terms, m));
         factor = 1.0 / sum;
         let Some(next) = next else { return map(s, row, Times(factor)) };
         (before, row, m) = (row, next, next_m);
