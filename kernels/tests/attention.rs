@@ -828,15 +828,14 @@ fn turning_and_appending_is_norm_rope_and_append() {
     let pools = [1, 2, 3].map(Pool::new);
     for kernels in Kernels::every_available() {
         for (head_dim, n_kv_heads, group) in [(64, 3, 3), (40, 1, 4), (32, 2, 1)] {
-            let [q_weight, k_weight] =
-                [4, 5].map(|kind| (0..head_dim).map(|i| noise(kind, 0, 0, i)).collect());
-            let (q_weight, k_weight): (Vec<f32>, Vec<f32>) = (q_weight, k_weight);
+            let weight = |kind| -> Vec<f32> { (0..head_dim).map(|i| noise(kind, 0, 0, i)).collect() };
+            let (q_weight, k_weight) = (weight(4), weight(5));
             let rope =
                 Rope::new(RopePairing::Halves, head_dim - 8, 10000.0, RopeScaling::None, POSITIONS).unwrap();
             let mut angles = RopeAngles::new(&rope, POSITIONS);
             for (i, (cache_type, arithmetic)) in KINDS.into_iter().enumerate() {
                 let eps = 1e-5;
-                let angled = (i % 3 != 1).then_some(());
+                let angled = i % 3 != 1;
                 let (q_norm, k_norm) =
                     ((i % 2 == 0).then_some(&q_weight[..]), (i % 3 != 0).then_some(&k_weight[..]));
                 let (q_cols, k_cols) = (n_kv_heads * group * head_dim, n_kv_heads * head_dim);
@@ -872,7 +871,7 @@ fn turning_and_appending_is_norm_rope_and_append() {
                                 .rms_norm_in_place(&Team::serial(), strip_mut(x, n, cols), norm, eps)
                                 .unwrap();
                         }
-                        if angled.is_some() {
+                        if angled {
                             kernels.rope(&Team::serial(), &angles, head_dim, strip_mut(x, n, cols)).unwrap();
                         }
                     }
@@ -880,7 +879,7 @@ fn turning_and_appending_is_norm_rope_and_append() {
                     kernels
                         .append(&Team::serial(), &mut apart.cache, 1, &rows, strip(&k, n, k_cols), v)
                         .unwrap();
-                    let steps = HeadSteps { q_norm, k_norm, eps, angles: angled.map(|()| &angles) };
+                    let steps = HeadSteps { q_norm, k_norm, eps, angles: angled.then_some(&angles) };
                     let views = [strip_mut(&mut q_fused, n, q_cols), strip_mut(&mut k_fused, n, k_cols)];
                     pools[step % 3]
                         .enter(|team| {
