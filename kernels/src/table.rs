@@ -58,7 +58,7 @@ macro_rules! operations {
             fn f32_from_f16_row(src: &[u16], dst: &mut [f32]) = crate::convert::f32_from_f16_row;
             fn f32_from_bf16_row(src: &[u16], dst: &mut [f32]) = crate::convert::f32_from_bf16_row;
             fn quantize_row(x: &[f32], out: &mut QuantizedRow<'_>) = crate::quant::quantize_row;
-            fn quantize_remainder(x: &[f32], q: &[i8], factors: &[f32], all: bool, out: &mut QuantizedRow<'_>)
+            fn quantize_remainder(x: &[f32], q: &[i8], factors: &[f32], least: f32, out: &mut QuantizedRow<'_>)
                 = crate::quant::quantize_remainder;
             fn to_bf16_row(x: &[f32], out: &mut [u16]) = crate::quant::to_bf16_row;
             fn dequantize_row(weights: &QuantWeights<'_>, row: usize, out: &mut [f32]) = crate::quant::embed;

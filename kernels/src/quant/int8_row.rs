@@ -9,7 +9,7 @@
 
 use super::Remainder;
 use super::blocks::{SPAN, STRIPE};
-use super::groups::{FINER, FINER_BITS, GROUP, GroupsRow, factor_at, half_group_at, scales};
+use super::groups::{FINER, FINER_BITS, GROUP, GroupsRow, factor_at, half_group_at};
 use crate::mutant::mutant;
 use crate::simd::{LANES, Simd};
 
@@ -288,20 +288,19 @@ pub(crate) fn quantize_row<S: Simd>(s: S, x: &[f32], out: &mut QuantizedRow<'_>)
     }
 }
 
-/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups of a finer scale. Groups that a
-/// row with an outlier [leaves out](Remainder::leaves_out) get zeros, unless `all` are wanted.
+/// Leaf: what a row's int8 groups, `q` with their `factors`, leave over of `x`, to int8 groups of a finer scale. Groups whose
+/// scale is below `least` get zeros.
 #[inline(always)]
 pub(crate) fn quantize_remainder<S: Simd>(
     s: S,
     x: &[f32],
     q: &[i8],
     factors: &[f32],
-    all: bool,
+    least: f32,
     out: &mut QuantizedRow<'_>,
 ) {
     out.check(x.len());
     assert!(q.len() == x.len() && factors.len() >= 2 * x.len().div_ceil(CHUNK) * LANES);
-    let largest = if all { 0.0 } else { scales(factors, x.len()).fold(0.0, f32::max) };
     let mut finer = [0.0_f32; LANES];
     let mut rest = [0.0_f32; CHUNK];
     for at in (0..x.len()).step_by(CHUNK) {
@@ -311,7 +310,7 @@ pub(crate) fn quantize_remainder<S: Simd>(
         }
         for g in 0..4 * stripes {
             let scale = factors[factor_at(GROUP, at / GROUP + g)];
-            let (minus_scale, kept) = (s.splat(-scale), !Remainder::leaves_out(scale, largest));
+            let (minus_scale, left_out) = (s.splat(-scale), scale < least);
             for half in 0..2 {
                 let from = g * GROUP + half * LANES;
                 // SAFETY: half a group of x, of its integers and of the chunk.
@@ -319,7 +318,7 @@ pub(crate) fn quantize_remainder<S: Simd>(
                     let q = s.load_i8(q.as_ptr().add(at + half_group_at(g, half)));
                     let x = s.load(x.as_ptr().add(at + from));
                     let left = s.mul_add(s.from_i32(q), minus_scale, x);
-                    s.store(rest.as_mut_ptr().add(from), if kept { left } else { s.splat(0.0) });
+                    s.store(rest.as_mut_ptr().add(from), if left_out { s.splat(0.0) } else { left });
                 }
             }
         }

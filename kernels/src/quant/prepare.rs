@@ -171,7 +171,7 @@ impl Kernels {
                     out.outlier.row_mut(i)[0] = u8::from(first.has_outlier);
                     if both {
                         let second = &mut out.second.row(i);
-                        self.table.quantize_remainder(x, first.q, first.by32.factors, true, second);
+                        self.table.quantize_remainder(x, first.q, first.by32.factors, 0.0, second);
                     }
                 }
             }
@@ -204,8 +204,9 @@ impl Kernels {
             for (i, row) in remainders[range].iter().enumerate() {
                 let row = *row as usize;
                 let (x, q, factors) = (x.row(row), q.row(row), factors.row(row));
-                self.table.quantize_remainder(x, q, factors, false, &mut second.row(i));
-                note_kept(scales(factors, k), bits.row_mut(i));
+                let least = Remainder::least(scales(factors, k));
+                self.table.quantize_remainder(x, q, factors, least, &mut second.row(i));
+                note_kept(scales(factors, k), least, bits.row_mut(i));
             }
         });
         (a.remainders, a.kept) = (remainders, kept);
@@ -213,12 +214,12 @@ impl Kernels {
     }
 }
 
-/// Sets the bits of the groups that a row with an outlier does not [leave out](Remainder::leaves_out), by their scales.
-fn note_kept(scales: impl Iterator<Item = f32> + Clone, bits: &mut [u32]) {
-    let largest = scales.clone().fold(0.0, f32::max);
+/// Clears the bits of the groups whose scales are below `least`, and sets the others.
+fn note_kept(scales: impl Iterator<Item = f32>, least: f32, bits: &mut [u32]) {
     bits.fill(0);
-    for (g, _) in scales.enumerate().filter(|(_, scale)| !Remainder::leaves_out(*scale, largest)) {
-        bits[g / BITS] |= 1 << (g % BITS);
+    for (g, scale) in scales.enumerate() {
+        let left_out = scale < least;
+        bits[g / BITS] |= u32::from(!left_out) << (g % BITS);
     }
 }
 
