@@ -56,6 +56,7 @@ pub(super) struct Cut<'a> {
     x: &'a Activations,
     pub(super) unit: usize,
     pub(super) parts: usize,
+    threads: usize,
 }
 
 impl Cut<'_> {
@@ -71,8 +72,10 @@ impl Cut<'_> {
             path: Path::choose(weights.format(), self.x.made()),
             weights: weights.row_range(rows.clone()),
             x: self.x,
-            bias: epilogue.bias.map(|b| &b[rows]),
+            bias: epilogue.bias.map(|b| &b[rows.clone()]),
             accumulate: epilogue.accumulate,
+            // Parts are begun in order, by one thread after the other.
+            next_part: self.threads * rows.len(),
         };
         match self.phase {
             Phase::Prompt => self.kernels.table.prompt(&job, out),
@@ -98,7 +101,7 @@ impl Kernels {
             // Threads that write two halves of a line at a time wait for each other: fewer borders between them.
             parts = parts.min(2 * team.threads());
         }
-        Cut { kernels: self, phase, x, unit, parts }
+        Cut { kernels: self, phase, x, unit, parts, threads: team.threads() }
     }
 
     /// Multiplies activations with several weight matrices, as [`Kernels::matmul`] would one after the other and with the

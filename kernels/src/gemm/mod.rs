@@ -98,6 +98,8 @@ pub(crate) struct Job<'a> {
     pub(crate) path: Path,
     pub(crate) bias: Option<&'a [f32]>,
     pub(crate) accumulate: bool,
+    /// Weight rows from the first one of this part to where the next part of the same thread is likely to begin.
+    pub(crate) next_part: usize,
 }
 
 impl Job<'_> {

@@ -2,15 +2,20 @@
 //!
 //! ```text
 //! for each 16 of NR weight rows:
-//!     for each span of 256 values:        each row's integers and scales as decoding reads them
-//!         cells, scales, minima           across the rows: four columns at a time
+//!     for each span of 256 values:
+//!         16 bytes of every row       put into order across the rows, then taken apart: a column of cells to a vector
+//!         scales, minima              likewise
 //! ```
+//!
+//! Taken apart row by row and put into order afterwards, Q4_K cost twice as many instructions.
 
 #![allow(unsafe_code)]
 
+use super::Job;
 use super::microkernel::{Int8Panel, TileKind};
-use crate::quant::blocks::{Block, SPAN, STRIPE};
-use crate::quant::{QuantWeights, half_group_at};
+use crate::mutant::mutant;
+use crate::quant::QuantWeights;
+use crate::quant::blocks::{Block, Rows, SPAN, first_half};
 use crate::simd::{LANES, Simd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
@@ -42,29 +47,15 @@ pub(super) struct Panel {
     scale: [MaybeUninit<f32>; CHUNK_VALUES / 16 * MAX_INT8_NR],
     /// Of sub-blocks, where the format has minima; where cells are split, as integers what their products lack.
     min: [MaybeUninit<f32>; CHUNK_VALUES / 16 * MAX_INT8_NR],
-    span: Span,
-}
-
-/// A span of sixteen weight rows, row by row.
-#[repr(C)]
-struct Span {
-    /// As [`Block::stripe`] gives them.
-    stripes: [[u8; SPAN]; LANES],
-    /// Sub-blocks of 32: eight scales, eight minima; of 16: scales.
-    scale: [[f32; LANES]; LANES],
-    /// Sub-blocks of 16.
-    min: [[f32; LANES]; LANES],
 }
 
 impl Panel {
     #[inline(always)]
     pub(super) fn new() -> Self {
         // A panel is made for every part of a product: the chunk is left as it is until it is unpacked.
-        let scales = [MaybeUninit::uninit(); CHUNK_VALUES / 16 * MAX_INT8_NR];
-        let of_rows = [[0.0; LANES]; LANES];
-        let span = Span { stripes: [[0; SPAN]; LANES], scale: of_rows, min: of_rows };
+        let scale = [MaybeUninit::uninit(); CHUNK_VALUES / 16 * MAX_INT8_NR];
         let cells = [MaybeUninit::uninit(); CHUNK_VALUES * MAX_INT8_NR];
-        Panel { cells, scale: scales, min: scales, span }
+        Panel { cells, scale, min: scale }
     }
 
     /// As the tile sees it, when `values` values of k were unpacked.
@@ -82,10 +73,7 @@ impl Panel {
         }
     }
 
-    /// Unpacks some values of the `nr` weight rows from `first` on. For rows beyond the last stands what was there before.
-    ///
-    /// Asks for what is unpacked next, which rests while this chunk is multiplied: the rows' next chunk, or behind the last
-    /// one the next panel's first. (Measured, 8 rows of x, weights from memory: 92 GOP/s without asking, 158 with.)
+    /// Unpacks some values of the `nr` weight rows from `first` on. In the places of rows beyond the last stands the last one.
     #[inline(always)]
     pub(super) fn unpack<S: Simd, B: Block>(
         &mut self,
@@ -94,128 +82,118 @@ impl Panel {
         (first, nr): (usize, usize),
         chunk: Range<usize>,
     ) {
-        let bytes = |values: usize| values / B::FORMAT.block_len() * B::FORMAT.block_bytes();
-        let ahead = if chunk.end < weights.cols() {
-            bytes(chunk.len())
-        } else {
-            (nr * weights.row_stride()).wrapping_sub(bytes(chunk.start))
-        };
+        let last = weights.rows() - 1;
         for column in (0..nr).step_by(LANES) {
-            let rows = first + column..(first + column + LANES).min(weights.rows());
+            let rows = std::array::from_fn(|i| weights.row((first + column + i).min(last)).as_ptr());
             for value in chunk.clone().step_by(SPAN) {
                 let groups = (chunk.end - value) / 32;
                 let at = value - chunk.start;
-                let rows = rows.clone().map(|row| weights.row(row).as_ptr().wrapping_add(bytes(value)));
-                // SAFETY: the rows' spans begin with a block and have these groups; so has the chunk. The number is known while
-                // compiling for all but a row's last span.
+                // SAFETY: the rows have these groups, the chunk as well. Their number is known while compiling for all but a
+                // row's last span.
                 unsafe {
                     if groups >= SPAN / 32 {
-                        self.span.read::<S, B>(s, rows, SPAN / 32, ahead);
-                        self.deal::<S, B>(s, at, SPAN / 32, nr, column);
+                        self.unpack_span::<S, B>(s, &rows, value, SPAN / 32, (at, column, nr));
                     } else {
-                        self.span.read::<S, B>(s, rows, groups, ahead);
-                        self.deal::<S, B>(s, at, groups, nr, column);
+                        self.unpack_span::<S, B>(s, &rows, value, groups, (at, column, nr));
                     }
                 }
             }
         }
     }
 
-    /// Puts `groups` groups of the span into the panel, the first with value `value` of the chunk, the rows from column
+    /// Unpacks `groups` groups of sixteen rows from `value` on, to value `at` of the chunk and the panel's columns from
     /// `column` on.
     ///
     /// # Safety
-    /// The chunk must have these groups.
+    /// The rows and the chunk must have these groups.
     #[inline(always)]
-    unsafe fn deal<S: Simd, B: Block>(
+    unsafe fn unpack_span<S: Simd, B: Block>(
         &mut self,
         s: S,
+        rows: &Rows,
         value: usize,
         groups: usize,
-        nr: usize,
-        column: usize,
+        (at, column, nr): (usize, usize, usize),
     ) {
-        let Span { stripes, scale, min } = &self.span;
-        // SAFETY: the panel has room for a chunk's cells and sub-blocks, the span for eight groups.
+        let parts = KindOf::<S, B>::PARTS;
+        let flipped = s.splat_cell(if B::SIGNED && S::DOT_U8_MAX == 255 { 0x8080_8080 } else { 0 });
+        // SAFETY: the caller's promise; the panel has room for a chunk's cells and sub-blocks.
         unsafe {
-            let parts = KindOf::<S, B>::PARTS;
-            let cells = self.cells.as_mut_ptr().cast::<u32>().add(parts * (value / 4 * nr + column));
-            for g in 0..groups {
-                for half in 0..2 {
-                    let src = stripes.as_ptr().cast::<u8>().add(half_group_at(g, half)).cast();
-                    let dst = cells.add(parts * (8 * g + 4 * half) * nr);
-                    s.transpose_columns(src, SPAN / 4, dst, parts * nr);
+            let cells = self.cells.as_mut_ptr().cast::<u32>().add(parts * (at / 4 * nr + column));
+            for i in 0..groups {
+                let quads = B::half_groups(s, rows, value, i);
+                let first = first_half::<B>(i);
+                let mut negative = s.splat_i32(0);
+                for q in 0..2 {
+                    let q_to = if mutant("half groups of a panel swapped") { 1 - q } else { q };
+                    let half = first + q_to * B::APART;
+                    for j in 0..4 {
+                        let to = cells.add(parts * (4 * half + j) * nr).cast::<u8>();
+                        if KindOf::<S, B>::SPLIT {
+                            let split = s.split_i8(quads[q][j]);
+                            negative = s.add_negative(negative, split);
+                            s.store_bytes(to, split[0]);
+                            s.store_bytes(to.add(64), split[1]);
+                        } else {
+                            s.store_bytes(to, s.xor(quads[q][j], flipped));
+                        }
+                    }
                 }
                 if KindOf::<S, B>::SPLIT {
-                    const { assert!(!B::SIGNED || B::SUB == 32) };
-                    let mut negative = s.splat_i32(0);
-                    for cell in 0..8 {
-                        let at = cells.add(2 * (8 * g + cell) * nr).cast::<u8>();
-                        let split = s.split_i8(s.load_bytes(at));
-                        negative = s.add_negative(negative, split);
-                        s.store_bytes(at, split[0]);
-                        s.store_bytes(at.add(64), split[1]);
-                    }
-                    let at = (value / 32 + g) * nr + column;
-                    s.store_i32(self.min.as_mut_ptr().add(at).cast(), negative);
+                    // The two halves are one group, which is one sub-block.
+                    const { assert!(!B::SIGNED || B::SUB == 32 && B::APART == 1) };
+                    s.store_i32(self.min.as_mut_ptr().add((at / 32 + i) * nr + column).cast(), negative);
                 }
             }
-            let at = value / B::SUB * nr + column;
-            let to_scale = self.scale.as_mut_ptr().add(at).cast::<u32>();
-            let to_min = self.min.as_mut_ptr().add(at).cast::<u32>();
-            let scale = scale.as_ptr().cast::<u32>();
-            let min = if B::SUB == 16 { min.as_ptr().cast() } else { scale.add(SPAN / 32) };
-            // Up to three sub-blocks too many, for which there is room behind a chunk of less than 640 values.
-            for sub in (0..groups * 32 / B::SUB).step_by(4) {
-                s.transpose_columns(scale.add(sub), LANES, to_scale.add(sub * nr), nr);
-                if B::HAS_MIN {
-                    s.transpose_columns(min.add(sub), LANES, to_min.add(sub * nr), nr);
+            let subs = groups * 32 / B::SUB;
+            for sub in (0..subs).step_by(4) {
+                let n = (subs - sub).min(4);
+                let scales = B::scales_across(s, rows, value / B::SUB + sub, n);
+                let to = (at / B::SUB + sub) * nr + column;
+                // Up to three sub-blocks too many, for which there is room behind a chunk of less than 640 values.
+                for i in 0..4 {
+                    s.store(self.scale.as_mut_ptr().add(to + i * nr).cast(), scales[i].scale);
+                    if B::HAS_MIN {
+                        s.store(self.min.as_mut_ptr().add(to + i * nr).cast(), scales[i].min);
+                    }
                 }
             }
         }
     }
 }
 
-impl Span {
-    /// Reads the first `groups` groups of 32 at each of these places, and asks for the span that lies `ahead` bytes further.
-    ///
-    /// # Safety
-    /// At most sixteen places; blocks with the groups must be readable there.
-    #[inline(always)]
-    unsafe fn read<S: Simd, B: Block>(
-        &mut self,
-        s: S,
-        rows: impl Iterator<Item = *const u8>,
-        groups: usize,
-        ahead: usize,
-    ) {
-        const LINE: usize = 64;
-        let bytes = SPAN * B::FORMAT.block_bytes() / B::FORMAT.block_len();
-        let unsigned = s.splat_cell(if B::SIGNED && S::DOT_U8_MAX == 255 { 0x8080_8080 } else { 0 });
-        for (i, row) in rows.enumerate() {
-            for line in (0..bytes).step_by(LINE) {
-                s.prefetch_far(row.wrapping_add(ahead + line));
-            }
-            // SAFETY: the caller's promise; the arrays have room for sixteen spans.
-            unsafe {
-                if B::SUB == 16 {
-                    let w = B::scales(s, row, 0, 2 * groups);
-                    s.store(self.scale[i].as_mut_ptr(), w.scale);
-                    s.store(self.min[i].as_mut_ptr(), w.min);
-                } else {
-                    s.store(self.scale[i].as_mut_ptr(), B::span_scales(s, row, 0, groups));
-                }
-                for stripe in 0..2 {
-                    if groups <= 4 * stripe {
-                        break;
-                    }
-                    let vectors = B::stripe(s, row, stripe * STRIPE, (groups - 4 * stripe).min(4));
-                    let dst = self.stripes[i].as_mut_ptr().add(stripe * STRIPE);
-                    for half in 0..2 {
-                        s.store_bytes(dst.add(64 * half), s.xor(vectors[half], unsigned));
-                    }
-                }
-            }
+/// Asks for what is unpacked behind `chunk` of the `nr` weight rows from `first` on, of which it takes the `share`: the rows'
+/// next chunk, or the first one of the next panel, which behind the last is that of another part.
+///
+/// This is for while a tile is multiplied, which waits for no memory. A core fetches about twenty lines at a time and drops what
+/// it is asked for beyond them. (Zen 3, 8 rows of x, cycles to unpack 16 bytes of sixteen rows: 140 when lines were asked for
+/// while the chunk before was unpacked, 110 by 80 lines before its tiles, 30 by 20 lines at a time.)
+#[inline(always)]
+pub(super) fn ask_ahead<S: Simd, B: Block>(
+    s: S,
+    job: &Job<'_>,
+    (first, nr): (usize, usize),
+    chunk: &Range<usize>,
+    share: Range<usize>,
+) {
+    const LINE: usize = 64;
+    let weights = &job.weights;
+    let (first, from) = if chunk.end < weights.cols() {
+        (first, chunk.end)
+    } else if first + nr < weights.rows() {
+        (first + nr, 0)
+    } else {
+        (job.next_part, 0)
+    };
+    let to = (from + chunk.len()).min(weights.cols());
+    let bytes = |values: usize| values / B::FORMAT.block_len() * B::FORMAT.block_bytes();
+    for row in share {
+        let (start, end) =
+            (weights.address(first + row, bytes(from)), weights.address(first + row, bytes(to)));
+        let mut line = start.map_addr(|at| at & !(LINE - 1));
+        while line < end {
+            s.prefetch_far(line);
+            line = line.wrapping_add(LINE);
         }
     }
 }

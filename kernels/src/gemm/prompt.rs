@@ -14,7 +14,7 @@ use super::microkernel::{
     self, Cell, CellPanel, Int8Panel, Int8Rows, MAX_MR, TileC, TileKind, for_mr, pair_steps, tile_cells,
     tile_int8,
 };
-use super::panel::{CHUNK_VALUES, KindOf, MAX_INT8_NR, Panel};
+use super::panel::{CHUNK_VALUES, KindOf, MAX_INT8_NR, Panel, ask_ahead};
 use super::{Job, Path};
 use crate::matrix::MatMut;
 use crate::mutant::mutant;
@@ -25,6 +25,8 @@ use std::ops::Range;
 
 /// Cells of k per unpacked chunk, floats.
 const CHUNK_CELLS: usize = 256;
+/// Into how many pieces of the first tiles what is unpacked next is asked for.
+const ASKS: usize = 8;
 /// The widest panels of any table.
 pub(super) const MAX_CELL_NR: usize = 64;
 
@@ -260,15 +262,29 @@ fn int8<S: Simd, B: Block, const MR: usize, const NV: usize>(s: S, job: &Job<'_>
             let to = (from + chunk).min(k);
             panel.unpack::<S, B>(s, &job.weights, (first, nr), from..to);
             let view = panel.view::<B>(to - from);
-            for i in 0..rows.div_ceil(mr) {
+            let tiles = rows.div_ceil(mr);
+            let asking = tiles.clamp(1, ASKS / 2);
+            let pieces = (ASKS / asking).min(view.subs);
+            for i in 0..tiles {
                 let rows = tile_rows(i, rows, mr);
                 let a = int8_rows(job, groups, rows.start, from, B::SUB);
-                let c = open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
-                for_mr!(rows.len(), mr, |ROWS| {
-                    // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as long as it
-                    // says; the tile's output holds `rows` rows of NR.
-                    unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
-                });
+                let mut c = open(&mut copy, out, rows.clone(), cols.clone(), nr, start);
+                let pieces = if i < asking { pieces } else { 1 };
+                for piece in 0..pieces {
+                    if i < asking {
+                        let share = |ask: usize| ask * nr / (asking * pieces);
+                        let ask = i * pieces + piece;
+                        ask_ahead::<S, B>(s, job, (first, nr), &(from..to), share(ask)..share(ask + 1));
+                    }
+                    let [first, end] = [piece, piece + 1].map(|piece| piece * view.subs / pieces);
+                    let view = Int8Panel { first, subs: end - first, ..view };
+                    for_mr!(rows.len(), mr, |ROWS| {
+                        // SAFETY: the rows of x hold k values and k / SUB groups, of which from..to are used; the panel is as long as
+                        // it says; the tile's output holds `rows` rows of NR.
+                        unsafe { tile_int8::<S, KindOf<S, B>, ROWS, NV>(s, view, a, c) }
+                    });
+                    c = TileC { start: c.c, start_stride: c.ldc, ..c };
+                }
                 close(&copy, out, rows, cols.clone(), nr);
             }
             // The second terms lie together, the rows that they are added to need not.

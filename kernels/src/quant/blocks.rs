@@ -47,7 +47,12 @@ pub(crate) const STRIPE: usize = 128;
 /// Values whose scales decoding makes at once: two stripes, eight groups of 32.
 pub(crate) const SPAN: usize = 256;
 
-/// Scales and minima of up to 16 sub-blocks: `w = scale * q + min`, where absent sub-blocks have zeros.
+/// The first blocks of sixteen rows.
+pub(crate) type Rows = [*const u8; LANES];
+
+/// Scales and minima of up to 16 sub-blocks, or of one in sixteen rows: `w = scale * q + min`, where absent sub-blocks have
+/// zeros.
+#[derive(Clone, Copy)]
 pub(crate) struct Scales<S: Simd> {
     /// Multiplies the integers, after [`Block::OFFSET`] was taken off.
     pub(crate) scale: S::F32,
@@ -71,6 +76,8 @@ pub(crate) trait Block {
     const SIGNED: bool = false;
     /// Whether there is a minimum.
     const HAS_MIN: bool;
+    /// How many half groups of 16 values lie between two that are in the same bytes: see [`Block::half_groups`].
+    const APART: usize = 1;
 
     /// Scales of the `n <= 16` sub-blocks from `sub`, the first of a block.
     ///
@@ -109,6 +116,51 @@ pub(crate) trait Block {
             s.load(lanes.as_ptr())
         }
     }
+
+    /// The integers of two half groups, sixteen rows at once: cell j of all rows in vector j. Of the sixteen half groups from
+    /// `value` on, a multiple of 256, these are [`first_half`] of `i` (0 to 7) and the one [`Block::APART`] behind it.
+    ///
+    /// What lies across the rows is put into order while it is packed, so that a vector is taken apart and not sixteen.
+    ///
+    /// # Safety
+    /// The two half groups must lie within each of the rows.
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2];
+
+    /// Scales of the first `n` of four sub-blocks from `sub` on, a multiple of four, of sixteen rows: a row per lane.
+    ///
+    /// # Safety
+    /// The `n <= 4` sub-blocks must lie within each of the rows.
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, n: usize) -> [Scales<S>; 4];
+}
+
+/// The first of the two half groups that [`Block::half_groups`] gives.
+#[inline(always)]
+pub(crate) fn first_half<B: Block>(i: usize) -> usize {
+    i / B::APART * 2 * B::APART + i % B::APART
+}
+
+/// Low and high nibbles.
+#[inline(always)]
+fn both_nibbles<S: Simd>(s: S, v: [S::Bytes; 4]) -> [[S::Bytes; 4]; 2] {
+    let nibble = s.splat_cell(0x0f0f_0f0f);
+    let mut both = [v; 2];
+    for j in 0..4 {
+        both[0][j] = s.and(v[j], nibble);
+        both[1][j] = s.and(s.shift_quarters(v[j], [4; 4]), nibble);
+    }
+    both
+}
+
+/// `acc` and byte `i` of every cell, which are at most 127.
+#[inline(always)]
+fn add_byte<S: Simd>(s: S, acc: S::I32, cells: S::Bytes, i: usize) -> S::I32 {
+    s.dot_u8i8(acc, cells, s.splat_cell(1 << (8 * i)))
+}
+
+/// The f16 in both halves of every cell.
+#[inline(always)]
+fn both_f16<S: Simd>(s: S, cells: S::Bytes) -> [S::F32; 2] {
+    [s.widen_f16(cells), s.widen_f16(s.shift_quarters(cells, [16; 4]))]
 }
 
 /// [`Block::stripe`] from what every format has: for the end of a row.

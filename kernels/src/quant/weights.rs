@@ -70,10 +70,10 @@ impl<'a> QuantWeights<'a> {
         self.cols
     }
 
-    /// Bytes from one row to the next.
+    /// Where byte `at` of row `i` is, or would be if there were as many: to be asked for, not read.
     #[inline(always)]
-    pub(crate) fn row_stride(&self) -> usize {
-        self.row_stride
+    pub(crate) fn address(&self, i: usize, at: usize) -> *const u8 {
+        self.data.as_ptr().wrapping_add(i.wrapping_mul(self.row_stride).wrapping_add(at))
     }
 
     /// The bytes of row `i`.

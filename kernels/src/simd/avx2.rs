@@ -267,6 +267,14 @@ macro_rules! avx2_token {
                 unsafe fn load_f16(p: *const u16) -> Floats {
                     (_mm256_cvtph_ps(_mm_loadu_si128(p.cast())), _mm256_cvtph_ps(_mm_loadu_si128(p.add(8).cast())))
                 }
+                fn widen_f16(cells: Ints) -> Floats {
+                    let half = |cells: __m256i| {
+                        let lower = _mm256_setr_epi32(0x0504_0100, 0x0d0c_0908, -1, -1, 0x0504_0100, 0x0d0c_0908, -1, -1);
+                        let packed = _mm256_permute4x64_epi64::<0b10_00>(_mm256_shuffle_epi8(cells, lower));
+                        _mm256_cvtph_ps(_mm256_castsi256_si128(packed))
+                    };
+                    (half(cells.0), half(cells.1))
+                }
                 unsafe fn store_f16(p: *mut u16, v: Floats) -> () {
                     _mm_storeu_si128(p.cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.0));
                     _mm_storeu_si128(p.add(8).cast(), _mm256_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v.1))

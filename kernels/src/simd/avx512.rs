@@ -236,6 +236,7 @@ macro_rules! avx512_token {
                 unsafe fn load(p: *const f32) -> __m512 { _mm512_loadu_ps(p) }
                 unsafe fn store(p: *mut f32, v: __m512) -> () { _mm512_storeu_ps(p, v) }
                 unsafe fn load_f16(p: *const u16) -> __m512 { _mm512_cvtph_ps(_mm256_loadu_si256(p.cast())) }
+                fn widen_f16(cells: __m512i) -> __m512 { _mm512_cvtph_ps(_mm512_cvtepi32_epi16(cells)) }
                 unsafe fn store_f16(p: *mut u16, v: __m512) -> () {
                     _mm256_storeu_si256(p.cast(), _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(v))
                 }

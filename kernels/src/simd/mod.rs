@@ -245,6 +245,17 @@ pub(crate) unsafe trait Simd: Copy {
     /// Shifts every cell of quarter i right by `n[i]` bits (left by `-n[i]`), as 32-bit units: bits cross from
     /// byte to byte, so mask the bits that were meant.
     fn shift_quarters(self, v: Self::Bytes, n: [i32; 4]) -> Self::Bytes;
+    /// The f16 in the lower half of every cell.
+    #[inline(always)]
+    fn widen_f16(self, cells: Self::Bytes) -> Self::F32 {
+        let mut halves = [0_u16; 2 * LANES];
+        // SAFETY: 64 bytes; sixteen elements.
+        unsafe {
+            self.store_bytes(halves.as_mut_ptr().cast(), cells);
+            let lower: [u16; LANES] = std::array::from_fn(|i| halves[2 * i]);
+            self.load_f16(lower.as_ptr())
+        }
+    }
     /// Quarters `[a0 a2 b0 b2]` and `[a1 a3 b1 b3]`.
     fn deal_quarters(self, a: Self::Bytes, b: Self::Bytes) -> [Self::Bytes; 2];
     /// Quarters `[a0 b0 a2 b2]` and `[a1 b1 a3 b3]`.
@@ -336,9 +347,9 @@ pub(crate) unsafe trait Simd: Copy {
     /// In every quarter, transposes the 4 x 4 cells that the four vectors have there.
     fn transpose_4x4(self, rows: [Self::Bytes; 4]) -> [Self::Bytes; 4];
 
-    /// Transposes four columns of sixteen rows of cells: `dst[j * dst_stride + i] = src[i * src_stride + j]`, strides in cells.
+    /// Four cells from byte `at` on of each of sixteen rows: cell j of all of them, in order, in vector j.
     ///
-    /// Vector i takes the columns of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
+    /// Vector i takes the cells of the rows i, i + 4, i + 8 and i + 12, a row per quarter, so that after
     /// `transpose_4x4` vector j holds column j of all sixteen rows in order: the long way across quarters is left to
     /// the loads, which have nothing else to do.
     ///
@@ -348,35 +359,35 @@ pub(crate) unsafe trait Simd: Copy {
     /// ```
     ///
     /// # Safety
-    /// Sixteen rows of four cells must be readable, four rows of sixteen cells writable.
+    /// Sixteen bytes must be readable in each row.
     #[inline(always)]
-    unsafe fn transpose_columns(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
-        let mut rows = [self.splat_cell(0); 4];
-        // SAFETY: rows below 16 and columns below 4, within what the caller promised.
-        unsafe {
-            for i in 0..4 {
-                let p = src.add(i * src_stride).cast::<u8>();
-                let next = 16 * src_stride;
-                rows[i] = self.load_quarters([p, p.add(next), p.add(2 * next), p.add(3 * next)]);
-            }
-            let columns = self.transpose_4x4(rows);
-            for j in 0..4 {
-                self.store_bytes(dst.add(j * dst_stride).cast(), columns[j]);
-            }
+    unsafe fn load_columns(self, rows: &[*const u8; LANES], at: usize) -> [Self::Bytes; 4] {
+        let mut across = [self.splat_cell(0); 4];
+        for i in 0..4 {
+            // SAFETY: the caller's promise.
+            across[i] = unsafe {
+                let [a, b, c, d] = [rows[i], rows[i + 4], rows[i + 8], rows[i + 12]];
+                self.load_quarters([a.add(at), b.add(at), c.add(at), d.add(at)])
+            };
         }
+        self.transpose_4x4(across)
     }
 
-    /// The same with sixteen columns.
+    /// Transposes sixteen columns of sixteen rows of cells: `dst[j * dst_stride + i] = src[i * src_stride + j]`, strides in cells.
     ///
     /// # Safety
     /// Sixteen rows of sixteen cells must be readable on one side and writable on the other.
     #[inline(always)]
     unsafe fn transpose(self, src: *const u32, src_stride: usize, dst: *mut u32, dst_stride: usize) {
-        for column in (0..LANES).step_by(4) {
-            // SAFETY: four of the sixteen columns.
-            unsafe {
-                self.transpose_columns(src.add(column), src_stride, dst.add(column * dst_stride), dst_stride)
-            };
+        // SAFETY: rows and columns below 16, within what the caller promised.
+        unsafe {
+            let rows = std::array::from_fn(|i| src.add(i * src_stride).cast());
+            for column in (0..LANES).step_by(4) {
+                let columns = self.load_columns(&rows, 4 * column);
+                for j in 0..4 {
+                    self.store_bytes(dst.add((column + j) * dst_stride).cast(), columns[j]);
+                }
+            }
         }
     }
 }

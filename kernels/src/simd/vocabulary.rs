@@ -238,6 +238,9 @@ fn halves<S: Simd>(s: S, f: &mut Findings) {
             out(s, unsafe { s.spread_half_pair(bits.as_ptr().cast()) }),
             from_fn(|i| wide[i / 8]),
         );
+        // SAFETY: 64 bytes.
+        let cells = unsafe { s.load_bytes(bits.map(|b| u32::from(b) | 0xabcd_0000).as_ptr().cast()) };
+        f.equal("widen_f16", out(s, s.widen_f16(cells)), wide);
         f.equal("load_bf16", out(s, from_bf16), bits.map(|b| f32::from_bits(u32::from(b) << 16)));
         for beyond in [0, 0xfff, 0x1000, 0x1001] {
             let x = wide.map(|x| f32::from_bits(x.to_bits() + beyond));

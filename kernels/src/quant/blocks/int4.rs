@@ -3,7 +3,7 @@
 #![allow(unsafe_code)]
 
 use super::legacy::{block_pair, gather_f16, nibbles, stripe_nibbles};
-use super::{Block, Scales, dealt_stripe};
+use super::{Block, Rows, Scales, both_nibbles, dealt_stripe};
 use crate::mutant::mutant;
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
@@ -79,5 +79,25 @@ impl Block for INT4 {
             }
             s.mul(s.load_f16(d.as_ptr()), s.mul(s.load_f16(z.as_ptr()), s.load(FACTORS.as_ptr())))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        // SAFETY: a block of each row ends with 16 bytes of quants.
+        unsafe { both_nibbles(s, s.load_columns(rows, (value / 32 + i) * BYTES + HEAD)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, n: usize) -> [Scales<S>; 4] {
+        let mut scales = [Scales { scale: s.splat(0.0), min: s.splat(0.0) }; 4];
+        for i in 0..n {
+            // SAFETY: a block of each row starts with d and z.
+            let [head, ..] = unsafe { s.load_columns(rows, (sub + i) * BYTES) };
+            let scale = s.widen_f16(head);
+            let z = s.and(s.shift_quarters(head, [16; 4]), s.splat_cell(0xff));
+            let z = s.from_i32(s.dot_i16(s.splat_i32(0), z, s.splat_cell(1)));
+            scales[i] = Scales { scale, min: s.mul(scale, s.mul(z, s.splat(-1.0))) };
+        }
+        scales
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Block, STEP, Scales, splat_f16};
+use super::{Block, Rows, STEP, Scales, add_byte, both_f16, both_nibbles, splat_f16};
 use crate::mutant::mutant;
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
@@ -71,6 +71,34 @@ unsafe fn k_span_scales<S: Simd>(s: S, p: *const u8) -> S::F32 {
     }
 }
 
+/// [`Block::scales_across`] of Q4_K or Q5_K blocks of `BYTES` bytes.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn k_scales_across<S: Simd, const BYTES: usize>(s: S, rows: &Rows, sub: usize) -> [Scales<S>; 4] {
+    // SAFETY: the block begins with d, dmin and twelve bytes of scales.
+    let [head, a, b, c] = unsafe { s.load_columns(rows, sub / 8 * BYTES) };
+    let [d, dmin] = both_f16(s, head);
+    let minus_dmin = s.mul(s.splat(-1.0), dmin);
+    // As in `unpack_scales_6bit`.
+    let (six, nibble, two) =
+        (s.splat_cell(0x3f3f_3f3f), s.splat_cell(0x0f0f_0f0f), s.splat_cell(0x3030_3030));
+    let [integers, minima] = if sub.is_multiple_of(8) {
+        [s.and(a, six), s.and(b, six)]
+    } else {
+        let [a, b] = [s.shift_quarters(a, [2; 4]), s.shift_quarters(b, [2; 4])];
+        let [lower, upper] = [s.and(c, nibble), s.and(s.shift_quarters(c, [4; 4]), nibble)];
+        [s.or(lower, s.and(a, two)), s.or(upper, s.and(b, two))]
+    };
+    let mut scales = [Scales { scale: d, min: minus_dmin }; 4];
+    for i in 0..4 {
+        scales[i].scale = s.mul(d, s.from_i32(add_byte(s, s.splat_i32(0), integers, i)));
+        scales[i].min = s.mul(minus_dmin, s.from_i32(add_byte(s, s.splat_i32(0), minima, i)));
+    }
+    scales
+}
+
 /// The nibbles of 64 bytes, of which each half holds two groups of 32, one in the low and one in the high nibbles.
 ///
 /// # Safety
@@ -92,6 +120,7 @@ impl Block for Q4_K {
     const SUB: usize = 32;
     const MAX: u8 = 15;
     const HAS_MIN: bool = true;
+    const APART: usize = 2;
 
     #[inline(always)]
     unsafe fn scales<S: Simd>(s: S, row: *const u8, sub: usize, n: usize) -> Scales<S> {
@@ -120,6 +149,18 @@ impl Block for Q4_K {
         // SAFETY: a block of the row.
         unsafe { k_span_scales(s, row.add(value / 256 * 144)) }
     }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        // SAFETY: 16 of a block's 128 bytes of quants.
+        unsafe { both_nibbles(s, s.load_columns(rows, value / 256 * 144 + 16 + 16 * i)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, _n: usize) -> [Scales<S>; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { k_scales_across::<S, 144>(s, rows, sub) }
+    }
 }
 
 /// 256 values, 5 bits, scales and mins of 6 bits.
@@ -131,6 +172,7 @@ impl Block for Q5_K {
     const SUB: usize = 32;
     const MAX: u8 = 31;
     const HAS_MIN: bool = true;
+    const APART: usize = 2;
 
     #[inline(always)]
     unsafe fn scales<S: Simd>(s: S, row: *const u8, sub: usize, n: usize) -> Scales<S> {
@@ -181,6 +223,32 @@ impl Block for Q5_K {
         // SAFETY: a block of the row.
         unsafe { k_span_scales(s, row.add(value / 256 * 176)) }
     }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        let block = value / 256 * 176;
+        // SAFETY: 16 of a block's 128 bytes of nibbles, and of its 32 bytes of fifth bits.
+        let (mut both, high) = unsafe {
+            (
+                both_nibbles(s, s.load_columns(rows, block + 48 + 16 * i)),
+                s.load_columns(rows, block + 16 + i % 2 * 16),
+            )
+        };
+        let fifth = s.splat_cell(0x1010_1010);
+        for j in 0..8 {
+            // Bit b of these bytes belongs to group b of the block.
+            let group = (i / 2 * 2 + j / 4) as i32;
+            let bit = s.and(s.shift_quarters(high[j % 4], [group - 4; 4]), fifth);
+            both[j / 4][j % 4] = s.or(both[j / 4][j % 4], bit);
+        }
+        both
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, _n: usize) -> [Scales<S>; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { k_scales_across::<S, 176>(s, rows, sub) }
+    }
 }
 
 /// 256 values, 6 bits around 32, signed 8-bit scales for every 16.
@@ -193,6 +261,7 @@ impl Block for Q6_K {
     const MAX: u8 = 63;
     const OFFSET: u8 = 32;
     const HAS_MIN: bool = false;
+    const APART: usize = 4;
 
     #[inline(always)]
     unsafe fn scales<S: Simd>(s: S, row: *const u8, sub: usize, _n: usize) -> Scales<S> {
@@ -237,5 +306,38 @@ impl Block for Q6_K {
             }
             bytes
         }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        let block = value / 256 * 210;
+        // SAFETY: 16 of a block's 128 bytes of nibbles, and of its 64 bytes of upper bits.
+        let (mut both, high) = unsafe {
+            let high = block + 128 + (i / 4 * 2 + i % 2) * 16;
+            (both_nibbles(s, s.load_columns(rows, block + 16 * i)), s.load_columns(rows, high))
+        };
+        let upper_bits = s.splat_cell(0x3030_3030);
+        for j in 0..8 {
+            // Bits 2t and 2t + 1 of these bytes belong to group t of the stripe.
+            let group = (i % 4 / 2 + j / 4 * 2) as i32;
+            let bits = s.and(s.shift_quarters(high[j % 4], [2 * group - 4; 4]), upper_bits);
+            both[j / 4][j % 4] = s.or(both[j / 4][j % 4], bits);
+        }
+        both
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, _n: usize) -> [Scales<S>; 4] {
+        let block = sub / 16 * 210;
+        // SAFETY: a block has 16 scales at byte 192, then d, its last bytes.
+        let (integers, [.., end]) =
+            unsafe { (s.load_columns(rows, block + 192)[sub % 16 / 4], s.load_columns(rows, block + 194)) };
+        let [_, d] = both_f16(s, end);
+        let mut scales = [Scales { scale: d, min: s.splat(0.0) }; 4];
+        for i in 0..4 {
+            let integer = s.dot_i8i8(s.splat_i32(0), integers, s.splat_cell(1 << (8 * i)));
+            scales[i].scale = s.mul(d, s.from_i32(integer));
+        }
+        scales
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Block, Scales, dealt_stripe};
+use super::{Block, Rows, Scales, both_f16, both_nibbles, dealt_stripe};
 use crate::mutant::mutant;
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
@@ -98,6 +98,37 @@ pub(super) unsafe fn legacy_scales<S: Simd, const BYTES: usize, const HAS_MIN: b
     }
 }
 
+/// [`Block::scales_across`] of blocks that begin with d, and m where there is one.
+///
+/// # Safety
+/// As there; a block has at least 16 bytes.
+#[inline(always)]
+pub(super) unsafe fn legacy_scales_across<S: Simd, const BYTES: usize, const HAS_MIN: bool>(
+    s: S,
+    rows: &Rows,
+    sub: usize,
+    n: usize,
+) -> [Scales<S>; 4] {
+    let mut scales = [Scales { scale: s.splat(0.0), min: s.splat(0.0) }; 4];
+    for i in 0..n {
+        // SAFETY: the block's first bytes.
+        let [heads, ..] = unsafe { s.load_columns(rows, (sub + i) * BYTES) };
+        let [d, m] = both_f16(s, heads);
+        scales[i] = Scales { scale: d, min: if HAS_MIN { m } else { s.splat(0.0) } };
+    }
+    scales
+}
+
+/// The fifth bits of four values: bits `first` to `first + 3` of every cell, one to a byte.
+#[inline(always)]
+fn four_fifth_bits<S: Simd>(s: S, cells: S::Bytes, first: usize) -> S::Bytes {
+    let bits = s.and(s.shift_quarters(cells, [first as i32; 4]), s.splat_cell(0xf));
+    // Bit i goes to bit 8 i, by copies 7, 14 and 21 bits away.
+    let bits = s.or(bits, s.shift_quarters(bits, [-7; 4]));
+    let bits = s.or(bits, s.shift_quarters(bits, [-14; 4]));
+    s.shift_quarters(s.and(bits, s.splat_cell(0x0101_0101)), [-4; 4])
+}
+
 /// # Safety
 /// 4 bytes must be readable.
 #[inline(always)]
@@ -180,6 +211,32 @@ macro_rules! legacy {
                 // SAFETY: these blocks are of the row; a block starts with d, and m where there is one.
                 unsafe { legacy_scales::<S, BYTES, $has_min>(s, row.add(value / 32 * BYTES), groups) }
             }
+
+            #[inline(always)]
+            unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+                const HIGH: usize = if $has_min { 4 } else { 2 };
+                const LOW: usize = HIGH + if $high { 4 } else { 0 };
+                let block = (value / 32 + i) * (LOW + 16);
+                // SAFETY: a block of each row; the quants end with it.
+                unsafe {
+                    let mut both = both_nibbles(s, s.load_columns(rows, block + LOW));
+                    if $high {
+                        let [bits, ..] = s.load_columns(rows, block + HIGH);
+                        for j in 0..8 {
+                            let low = both[j / 4][j % 4];
+                            both[j / 4][j % 4] = s.or(low, four_fifth_bits(s, bits, 4 * j));
+                        }
+                    }
+                    both
+                }
+            }
+
+            #[inline(always)]
+            unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, n: usize) -> [Scales<S>; 4] {
+                const BYTES: usize = if $has_min { 4 } else { 2 } + if $high { 4 } else { 0 } + 16;
+                // SAFETY: the caller's promise.
+                unsafe { legacy_scales_across::<S, BYTES, $has_min>(s, rows, sub, n) }
+            }
         }
     };
 }
@@ -244,5 +301,18 @@ impl Block for Q8_0 {
     unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> S::F32 {
         // SAFETY: these blocks are of the row; a block starts with d.
         unsafe { legacy_scales::<S, 34, false>(s, row.add(value / 32 * 34), groups) }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        let block = (value / 32 + i) * 34;
+        // SAFETY: a block of each row, with 32 bytes after d.
+        unsafe { [s.load_columns(rows, block + 2), s.load_columns(rows, block + 18)] }
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, n: usize) -> [Scales<S>; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { legacy_scales_across::<S, 34, false>(s, rows, sub, n) }
     }
 }

@@ -2,7 +2,7 @@
 
 #![allow(unsafe_code)]
 
-use super::{Block, Scales, splat_f16};
+use super::{Block, Rows, Scales, add_byte, both_f16, splat_f16};
 use crate::quant::Format;
 use crate::simd::Simd;
 
@@ -31,6 +31,24 @@ unsafe fn stripe_pairs<S: Simd>(s: S, p: *const u8) -> [S::Bytes; 2] {
     [s.and(s.shift_quarters(low, [0, 2, 4, 6]), pair), s.and(s.shift_quarters(high, [0, 2, 4, 6]), pair)]
 }
 
+/// The 2-bit integers of two half groups, as [`Block::half_groups`] gives them, of 64 bytes from byte `quants` of the rows on.
+///
+/// # Safety
+/// As there.
+#[inline(always)]
+unsafe fn pairs_across<S: Simd>(s: S, rows: &Rows, quants: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+    let pair = s.splat_cell(0x0303_0303);
+    // SAFETY: 16 of these bytes.
+    let v = unsafe { s.load_columns(rows, quants + (i / 4 * 2 + i % 2) * 16) };
+    let mut both = [v; 2];
+    for j in 0..8 {
+        // Bits 2t and 2t + 1 belong to group t of the stripe.
+        let group = (i % 4 / 2 * 2 + j / 4) as i32;
+        both[j / 4][j % 4] = s.and(s.shift_quarters(v[j % 4], [2 * group; 4]), pair);
+    }
+    both
+}
+
 /// 256 values, 2 bits, scales and mins of 4 bits for every 16.
 #[allow(non_camel_case_types)]
 pub(crate) struct Q2_K;
@@ -40,6 +58,7 @@ impl Block for Q2_K {
     const SUB: usize = 16;
     const MAX: u8 = 3;
     const HAS_MIN: bool = true;
+    const APART: usize = 2;
 
     #[inline(always)]
     unsafe fn scales<S: Simd>(s: S, row: *const u8, sub: usize, _n: usize) -> Scales<S> {
@@ -69,6 +88,30 @@ impl Block for Q2_K {
     unsafe fn stripe<S: Simd>(s: S, row: *const u8, value: usize, _groups: usize) -> [S::Bytes; 2] {
         // SAFETY: half a block of the row.
         unsafe { stripe_pairs(s, row.add(value / 256 * 84 + 16 + value % 256 / 4)) }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        // SAFETY: a block of each row.
+        unsafe { pairs_across(s, rows, value / 256 * 84 + 16, i) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, _n: usize) -> [Scales<S>; 4] {
+        let block = sub / 16 * 84;
+        // SAFETY: a block begins with 16 scales and mins and ends with d and dmin.
+        let (bytes, [.., end]) =
+            unsafe { (s.load_columns(rows, block)[sub % 16 / 4], s.load_columns(rows, block + 68)) };
+        let [d, dmin] = both_f16(s, end);
+        let minus_dmin = s.mul(s.splat(-1.0), dmin);
+        let nibble = s.splat_cell(0x0f0f_0f0f);
+        let (integers, minima) = (s.and(bytes, nibble), s.and(s.shift_quarters(bytes, [4; 4]), nibble));
+        let mut scales = [Scales { scale: d, min: minus_dmin }; 4];
+        for i in 0..4 {
+            scales[i].scale = s.mul(d, s.from_i32(add_byte(s, s.splat_i32(0), integers, i)));
+            scales[i].min = s.mul(minus_dmin, s.from_i32(add_byte(s, s.splat_i32(0), minima, i)));
+        }
+        scales
     }
 }
 
@@ -100,6 +143,7 @@ impl Block for Q3_K {
     const MAX: u8 = 7;
     const OFFSET: u8 = 4;
     const HAS_MIN: bool = false;
+    const APART: usize = 2;
 
     #[inline(always)]
     unsafe fn scales<S: Simd>(s: S, row: *const u8, sub: usize, _n: usize) -> Scales<S> {
@@ -146,5 +190,40 @@ impl Block for Q3_K {
             }
             bytes
         }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        let block = value / 256 * 110;
+        // SAFETY: a block of each row, which begins with 32 bytes of third bits.
+        let (mut both, high) =
+            unsafe { (pairs_across(s, rows, block + 32, i), s.load_columns(rows, block + i % 2 * 16)) };
+        let third = s.splat_cell(0x0404_0404);
+        for j in 0..8 {
+            // Bit b of these bytes belongs to group b of the block.
+            let group = (i / 2 * 2 + j / 4) as i32;
+            let bit = s.and(s.shift_quarters(high[j % 4], [group - 2; 4]), third);
+            both[j / 4][j % 4] = s.or(both[j / 4][j % 4], bit);
+        }
+        both
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, _n: usize) -> [Scales<S>; 4] {
+        let block = sub / 16 * 110;
+        // SAFETY: a block ends with twelve bytes of scales and d; 16 bytes are readable from 14 before and 18 before its end.
+        let ([_, a, b, c], [.., end]) =
+            unsafe { (s.load_columns(rows, block + 92), s.load_columns(rows, block + 94)) };
+        let [_, d] = both_f16(s, end);
+        // As in `unpack_scales`.
+        let quarter = sub % 16 / 4;
+        let low = s.shift_quarters([a, b][quarter % 2], [if quarter < 2 { 0 } else { 4 }; 4]);
+        let high = s.shift_quarters(c, [2 * quarter as i32 - 4; 4]);
+        let integers = s.or(s.and(low, s.splat_cell(0x0f0f_0f0f)), s.and(high, s.splat_cell(0x3030_3030)));
+        let mut scales = [Scales { scale: d, min: s.splat(0.0) }; 4];
+        for i in 0..4 {
+            scales[i].scale = s.mul(d, s.from_i32(add_byte(s, s.splat_i32(-32), integers, i)));
+        }
+        scales
     }
 }

@@ -2,8 +2,8 @@
 
 #![allow(unsafe_code)]
 
-use super::legacy::{block_pair, gather_f16, legacy_scales, nibbles, stripe_nibbles};
-use super::{Block, Scales, dealt_stripe, splat_f16};
+use super::legacy::{block_pair, gather_f16, legacy_scales, legacy_scales_across, nibbles, stripe_nibbles};
+use super::{Block, Rows, Scales, add_byte, both_nibbles, dealt_stripe, splat_f16};
 use crate::quant::Format;
 use crate::simd::{LANES, Simd};
 
@@ -17,6 +17,16 @@ const NONLINEAR: [u8; 16] = {
     }
     bytes
 };
+
+/// What the indices of both nibbles stand for.
+#[inline(always)]
+fn look_up_both<S: Simd>(s: S, v: [S::Bytes; 4]) -> [[S::Bytes; 4]; 2] {
+    let mut both = both_nibbles(s, v);
+    for j in 0..8 {
+        both[j / 4][j % 4] = s.lookup16(NONLINEAR, both[j / 4][j % 4]);
+    }
+    both
+}
 
 /// 4-bit indices into a table of signed bytes.
 #[allow(non_camel_case_types)]
@@ -57,6 +67,18 @@ impl Block for IQ4_NL {
     unsafe fn span_scales<S: Simd>(s: S, row: *const u8, value: usize, groups: usize) -> S::F32 {
         // SAFETY: these blocks are of the row; a block starts with d.
         unsafe { legacy_scales::<S, 18, false>(s, row.add(value / 32 * 18), groups) }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        // SAFETY: a block of each row, with 16 bytes after d.
+        unsafe { look_up_both(s, s.load_columns(rows, (value / 32 + i) * 18 + 2)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, n: usize) -> [Scales<S>; 4] {
+        // SAFETY: the caller's promise.
+        unsafe { legacy_scales_across::<S, 18, false>(s, rows, sub, n) }
     }
 }
 
@@ -142,5 +164,34 @@ impl Block for IQ4_XS {
             let scales = s.sub_i32(s.load_u8(scales.as_ptr().cast()), s.splat_i32(32));
             s.mul(splat_f16(s, p), s.from_i32(scales))
         }
+    }
+
+    #[inline(always)]
+    unsafe fn half_groups<S: Simd>(s: S, rows: &Rows, value: usize, i: usize) -> [[S::Bytes; 4]; 2] {
+        // SAFETY: 16 of a block's 128 bytes of quants.
+        unsafe { look_up_both(s, s.load_columns(rows, value / 256 * 136 + 8 + 16 * i)) }
+    }
+
+    #[inline(always)]
+    unsafe fn scales_across<S: Simd>(s: S, rows: &Rows, sub: usize, _n: usize) -> [Scales<S>; 4] {
+        // SAFETY: a block begins with d, sixteen upper and 32 lower bits of scales, and has more than 16 bytes.
+        let [head, lower, ..] = unsafe { s.load_columns(rows, sub / 8 * 136) };
+        let d = s.widen_f16(head);
+        // The sixteen bits of four scales from `sub` on; the eight upper ones move apart until each byte has its two.
+        let first = (sub % 8) as i32;
+        let lower = s.and(s.shift_quarters(lower, [4 * first; 4]), s.splat_cell(0xffff));
+        let upper = s.and(s.shift_quarters(head, [16 + 2 * first; 4]), s.splat_cell(0xff));
+        let lower = s.or(lower, s.shift_quarters(lower, [-8; 4]));
+        let upper = s.or(upper, s.shift_quarters(upper, [-12; 4]));
+        let lower = s.and(lower, s.splat_cell(0x00ff_00ff));
+        let upper = s.and(upper, s.splat_cell(0x000f_000f));
+        let lower = s.and(s.or(lower, s.shift_quarters(lower, [-4; 4])), s.splat_cell(0x0f0f_0f0f));
+        let upper = s.and(s.or(upper, s.shift_quarters(upper, [-6; 4])), s.splat_cell(0x0303_0303));
+        let integers = s.or(lower, s.shift_quarters(upper, [-4; 4]));
+        let mut scales = [Scales { scale: d, min: s.splat(0.0) }; 4];
+        for i in 0..4 {
+            scales[i].scale = s.mul(d, s.from_i32(add_byte(s, s.splat_i32(-32), integers, i)));
+        }
+        scales
     }
 }
